@@ -1,0 +1,134 @@
+"""What the keys of a scenario must have to do with each other and with the machines: names, facts, frames, sizes."""
+
+import typing
+from collections.abc import Iterator
+
+import msgspec
+from pydantic import TypeAdapter, ValidationError
+
+from lateack.cluster import mistakes, plugins
+from lateack.cluster.mistakes import Path, ScenarioError, Source, dotted, field_at, keys_at, nearest
+from lateack.cluster.schema import PAGE_SIZE, FrameSelector, Scenario, conditions
+from lateack.nodes import facts
+from lateack.nodes.stack.dissect import NFS_PROCEDURES
+
+FACTS: dict[str, type[facts.Fact]] = {fact.__name__: fact for fact in typing.get_args(facts.AnyFact)}
+FIELD_KINDS = {int: "a whole number", bool: "true or false", str: "text"}
+
+# A sentence goes after the name of the key that it is about.
+Problem = tuple[Path, str]
+
+
+def first_problem(scenario: Scenario, raw: object, source: Source) -> ScenarioError | None:
+    """Return the first thing in which the scenario's parts do not fit together, or None."""
+    for check in (_strategies, _sizes, _selectors, _waited_facts, _expectations):
+        for path, sentence in check(scenario):
+            path = mistakes.written(path, raw)
+            return source.error(path, f"{dotted(path)} {sentence}")
+    return None
+
+
+def _strategies(scenario: Scenario) -> Iterator[Problem]:
+    """Strategies that are known by name; one of the form `module:attribute` is looked up when it is needed."""
+    for side in plugins.SIDES:
+        name = getattr(scenario.strategies, side)
+        if ":" not in name and name not in plugins.names(side):
+            yield ("strategies", side), _unknown("strategy", name, plugins.names(side))
+
+
+def _sizes(scenario: Scenario) -> Iterator[Problem]:
+    work, tcp = scenario.workload, scenario.tcp
+    pages, frames = work.buffers * (work.write_size // PAGE_SIZE), scenario.guests.memory_pages
+    if pages >= frames:
+        yield ("workload", "buffers"), f"needs {pages} pages, and guests.memory_pages gives {frames}"
+    if work.common_prefix > work.write_size:
+        yield ("workload", "common_prefix"), f"is {work.common_prefix}, longer than the write_size of {work.write_size}"
+    if tcp.rto_min_ms > tcp.rto_max_ms:
+        yield ("tcp", "rto_min_ms"), f"is {tcp.rto_min_ms}, above the rto_max_ms of {tcp.rto_max_ms}"
+
+
+def _selectors(scenario: Scenario) -> Iterator[Problem]:
+    """Frames: machines that exist and procedures that NFS has."""
+    machines = scenario.machine_names()
+    for path, selector in _frame_selectors(scenario):
+        for key, machine in (("from", selector.source), ("to", selector.target)):
+            if machine is not None and machine not in machines:
+                yield (*path, key), _unknown("machine", machine, machines)
+        if selector.rpc is not None and selector.rpc not in NFS_PROCEDURES:
+            yield (*path, "rpc"), _unknown("NFS procedure", selector.rpc, NFS_PROCEDURES)
+
+
+def _frame_selectors(scenario: Scenario) -> Iterator[tuple[Path, FrameSelector]]:
+    for name, fault in scenario.faults.items():
+        for action, selector in (("hold", fault.hold), ("drop", fault.drop)):
+            if selector is not None:
+                yield ("faults", name, action), selector
+    for path, condition in conditions(scenario):
+        if condition.frame is not None:
+            yield (*path, "frame"), condition.frame
+
+
+def _waited_facts(scenario: Scenario) -> Iterator[Problem]:
+    """Facts: types that the machines record, with fields that they have and values that these can hold."""
+    for path, condition in conditions(scenario):
+        if condition.fact is not None:
+            yield from _fact(scenario, path, condition.fact, condition.node, condition.where)
+    for index, fact in enumerate(scenario.requires):
+        yield from _fact(scenario, ("requires", index), fact.fact, fact.node, fact.where)
+
+
+def _fact(
+    scenario: Scenario, path: Path, name: str, node: str | None, where: dict[str, typing.Any]
+) -> Iterator[Problem]:
+    if name not in FACTS:
+        yield (*path, "fact"), _unknown("fact", name, FACTS)
+        return
+    if node is not None and node not in scenario.machine_names():
+        yield (*path, "node"), _unknown("machine", node, scenario.machine_names())
+    fields = typing.get_type_hints(FACTS[name])
+    for field, value in where.items():
+        if field not in fields:
+            yield (*path, "where", field), f"names no field of {name}; the nearest is '{nearest(field, fields)}'"
+        elif not _fits(value, fields[field]):
+            kind = FIELD_KINDS.get(fields[field], "what the fact holds")
+            yield (*path, "where", field), f"must be {kind}, not {value!r}"
+
+
+def _fits(value: object, kind: object) -> bool:
+    try:
+        msgspec.convert(value, type=kind, builtin_types=(bytes,))
+    except msgspec.ValidationError:
+        return False
+    return True
+
+
+def _expectations(scenario: Scenario) -> Iterator[Problem]:
+    """The keys of `when` exist, and the values are among those that they can have."""
+    for index, expectation in enumerate(scenario.expect):
+        for key, values in expectation.when.items():
+            path: Path = ("expect", index, "when", key)
+            steps = tuple(int(step) if step.isdecimal() else step for step in key.split("."))
+            annotation, metadata = field_at(steps)
+            if annotation is None:
+                yield path, f"names no key of a scenario; {_near(steps)}"
+                continue
+            adapter: TypeAdapter[object] = TypeAdapter(
+                typing.Annotated[annotation, *metadata] if metadata else annotation
+            )
+            for value in values if isinstance(values, list) else [values]:
+                try:
+                    adapter.validate_python(value)
+                except ValidationError:
+                    yield path, mistakes.wrong_value(steps, value, "").strip()
+
+
+def _near(steps: Path) -> str:
+    for length in range(len(steps)):
+        valid = keys_at(steps[:length])
+        if valid and steps[length] not in valid:
+            return f"the nearest is '{dotted([*steps[:length], nearest(steps[length], valid)])}'"
+    return f"{dotted(steps[:-1])} has no keys of its own"
+
+
+def _unknown(what: str, name: str, valid: typing.Iterable[str]) -> str:
+    return f"names no {what}: '{name}'; the nearest is '{nearest(name, valid)}'"

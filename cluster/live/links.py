@@ -1,0 +1,188 @@
+"""gRPC between processes: a star of long-lived streams, the network machine's process in the middle.
+
+There is no generated service code: the method is named by its path, and both ends exchange the bytes of a Batch. Who
+connects says Hello in the call's metadata; a stranger, or a process left over from another run, is refused there.
+"""
+
+import asyncio
+import hmac
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from lateack.cluster.clock import HybridClock
+from lateack.cluster.live.plan import Order
+from lateack.cluster.wire import Outbox
+from lateack.nodes.errors import LateackError
+from lateack.protos.lateack_pb2 import Batch, Hello
+
+SERVICE = "lateack.v1.Link"
+METHOD = "Exchange"
+HELLO_KEY = "lateack-hello-bin"
+CONNECT_S = 20.0
+MESSAGE_BYTES_MAX = 64 * 1024 * 1024
+STRANGERS_MAX = 8
+OPTIONS = [
+    ("grpc.so_reuseport", 0),  # two servers would share a port without a word
+    ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
+    ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+    ("grpc.enable_http_proxy", 0),
+]
+
+Take = Callable[[Batch], None]
+Lost = Callable[[str], None]
+
+
+class LinkBroken(LateackError):
+    """A stream between two processes has ended before the run did."""
+
+
+class Link:
+    """One end of a stream: what waits to leave, and what to do with what arrives."""
+
+    def __init__(self, order: Order, peer: str, clock: HybridClock, now: Callable[[], int]) -> None:
+        """Prepare the link of `order`'s process to the process of machine `peer`."""
+        self.peer = peer
+        self.epoch = order.epoch
+        self.outbox = Outbox(order.names[0], order.epoch)
+        self.up = asyncio.Event()
+        self.heard = False
+        self._clock = clock
+        self._now = now
+        self._wake = asyncio.Event()
+        self._beat = False
+
+    def flush(self) -> None:
+        """Let everything in the outbox leave, as soon as whatever is ready now has been handled."""
+        self._wake.set()
+
+    def beat(self) -> None:
+        """Say that we are alive, if nothing else says it."""
+        self._beat = True
+        self._wake.set()
+
+    async def pump_out(self, write: Callable[[bytes], Awaitable[None]]) -> None:
+        """Write batch after batch; waiting for the stream is what lets the next one gather."""
+        outbox, clock = self.outbox, self._clock
+        try:
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                if self._beat and not outbox:
+                    clock.tick(self._now())
+                    await write(outbox.heartbeat(clock.wall, clock.logical))
+                self._beat = False
+                while outbox:
+                    clock.tick(self._now())
+                    await write(outbox.take(clock.wall, clock.logical))
+        except (grpc.aio.AioRpcError, grpc.aio.UsageError, asyncio.InvalidStateError):
+            pass  # the stream is gone, which its reader is told as well
+
+    async def pump_in(self, read: Callable[[], Awaitable[Any]], take: Take) -> None:
+        """Read batch after batch until the other side ends the stream; raises grpc.aio.AioRpcError where it breaks."""
+        while (received := await read()) is not grpc.aio.EOF:
+            self.heard = True
+            self.up.set()
+            batch = Batch.FromString(received)
+            if batch.epoch == self.epoch:
+                take(batch)
+
+
+class Hub:
+    """The middle of the star: serves every other process."""
+
+    def __init__(self, order: Order, links: dict[str, Link], take: Take, lost: Lost) -> None:
+        """Serve the processes named in `links`; what they send goes to `take`, and `lost` hears whose stream has ended."""
+        self._hello = (order.epoch, order.token)
+        self._links = links
+        self._free = set(links)
+        self._take = take
+        self._lost = lost
+        self._server: grpc.aio.Server | None = None
+
+    async def open(self, host: str) -> int:
+        """Listen on a free port of `host` and return it; raises LinkBroken where that cannot be."""
+        handler = grpc.stream_stream_rpc_method_handler(self._exchange)
+        self._server = grpc.aio.server(options=OPTIONS, maximum_concurrent_rpcs=len(self._links) + STRANGERS_MAX)
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {METHOD: handler}),))
+        try:
+            port: int = self._server.add_insecure_port(f"{host}:0")
+        except RuntimeError as error:
+            raise LinkBroken(f"cannot listen on {host} ({error}); see that the address is this machine's.") from error
+        await self._server.start()
+        return port
+
+    async def close(self) -> None:
+        """Close the port and every stream."""
+        if self._server is not None:
+            await self._server.stop(None)
+
+    async def _exchange(self, _: object, context: Any) -> None:
+        link = self._admit(dict(context.invocation_metadata()).get(HELLO_KEY, b""))
+        if link is None:
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, "not a machine of this run")
+            return
+        writer = asyncio.create_task(link.pump_out(context.write))
+        link.beat()
+        try:
+            await link.pump_in(context.read, self._take)
+        finally:
+            writer.cancel()
+            self._lost(link.peer)
+
+    def _admit(self, metadata: bytes) -> Link | None:
+        """Return the link of whoever says this Hello, once; None for a stranger."""
+        try:
+            hello = Hello.FromString(metadata)
+        except Exception:  # whatever a stranger sends
+            return None
+        epoch, token = self._hello
+        if hello.run_epoch != epoch or not hmac.compare_digest(hello.token, token) or hello.name not in self._free:
+            return None
+        self._free.discard(hello.name)
+        return self._links[hello.name]
+
+
+class Spoke:
+    """Everyone else's one stream, to the hub."""
+
+    def __init__(self, order: Order, link: Link, take: Take, lost: Lost) -> None:
+        """Connect as the process that `order` speaks of; `take` and `lost` as for the hub."""
+        self._hello = Hello(name=order.names[0], run_epoch=order.epoch, token=order.token)
+        self._link = link
+        self._channel: grpc.aio.Channel | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._take = take
+        self._lost = lost
+
+    async def open(self, address: str) -> None:
+        """Connect to the hub at `address` (host:port); raises LinkBroken if it does not answer."""
+        self._channel = grpc.aio.insecure_channel(address, options=OPTIONS)
+        metadata = ((HELLO_KEY, self._hello.SerializeToString()),)
+        call = self._channel.stream_stream(f"/{SERVICE}/{METHOD}")(metadata=metadata)
+        self._tasks = [
+            asyncio.create_task(self._link.pump_out(call.write)),
+            asyncio.create_task(self._receive(call.read)),
+        ]
+        try:
+            await asyncio.wait_for(self._link.up.wait(), CONNECT_S)
+        except asyncio.TimeoutError as error:
+            raise LinkBroken(
+                f"{self._hello.name} cannot reach {self._link.peer} at {address}; see that no firewall is between."
+            ) from error
+
+    async def close(self) -> None:
+        """End the stream."""
+        for task in self._tasks:
+            task.cancel()
+        if self._channel is not None:
+            await self._channel.close()
+
+    async def _receive(self, read: Callable[[], Awaitable[Any]]) -> None:
+        try:
+            await self._link.pump_in(read, self._take)
+        except grpc.aio.AioRpcError:
+            pass  # told below; the code says no more than that the other side is gone
+        self._lost(self._link.peer)

@@ -1,0 +1,308 @@
+"""The keys of a scenario: every setting of a run with its type, bounds, default and meaning.
+
+A scenario is YAML on one side and these models on the other; `lateack.cluster.scenario` reads it, and `mistakes` turns
+whatever does not fit into one sentence. Units stand in the key names: machines count in nanoseconds, people do not.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, model_validator
+from pydantic_core import PydanticCustomError
+
+PAGE_SIZE = 4096
+STORY_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+
+Count = Annotated[StrictInt, Field(ge=1)]
+Milliseconds = Annotated[StrictInt, Field(ge=1, le=86_400_000)]
+Name = StrictStr
+Harm = Literal["corrupt-at-rest", "disclosure", "fault", "leak", "stale-on-wire", "stall"]
+
+
+class Section(BaseModel):
+    """What every part of a scenario has in common: no key that we do not know, no change once it is read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Strategies(Section):
+    """Which scheme of completion runs on each side: a name, or `module:attribute` of one's own."""
+
+    guest: Name = Field(default="on-reply", description="who gives the application its buffer back")
+    backend: Name = Field(default="dev-zerocopy", description="when netback answers the guest")
+
+
+class Guests(Section):
+    """The frontend guests: guest1 to guestN, with domain ids 1 to N."""
+
+    count: Annotated[StrictInt, Field(ge=1, le=200)] = Field(default=1, description="how many guests copy a file")
+    memory_pages: Annotated[StrictInt, Field(ge=16, le=2**24)] = Field(
+        default=1024, description="4 KiB frames per guest"
+    )
+    rx_buffers: Annotated[StrictInt, Field(ge=4, le=256)] = Field(default=64, description="receive buffers on the ring")
+
+
+class Host(Section):
+    """The backend's egress: the physical NIC and the queue in front of it."""
+
+    checksum: Literal["offload", "software"] = Field(
+        default="offload", description="who sums a packet: its NIC or its CPU"
+    )
+    gso: StrictBool = Field(
+        default=True, description="whether a packet longer than the MTU may reach the NIC in one piece"
+    )
+    queue_frames: Annotated[StrictInt, Field(ge=1, le=1_000_000)] = Field(
+        default=1000, description="room in the egress queue"
+    )
+
+
+class Server(Section):
+    """The NFS server and its duplicate request cache (fs/nfsd/nfscache.c)."""
+
+    drc: Literal["checksum", "no-checksum", "none"] = Field(
+        default="checksum",
+        description="what tells a repeated call: xid and 256 bytes of arguments (2013), xid alone, nothing",
+    )
+    drc_entries: Annotated[StrictInt, Field(ge=1, le=1_000_000)] = Field(default=1024, description="replies remembered")
+    drc_expiry_s: Annotated[StrictInt, Field(ge=1, le=86_400)] = Field(
+        default=120, description="how long they are remembered"
+    )
+    handle_bytes: Annotated[StrictInt, Field(ge=16, le=64, multiple_of=4)] = Field(
+        default=36, description="length of a file handle; moves the payload within the 256 bytes that the cache sums"
+    )
+
+
+class Direction(Section):
+    """One direction of a link; jitter never reorders."""
+
+    delay_us: Annotated[StrictInt, Field(ge=0, le=60_000_000)] = Field(default=500, description="time on the way")
+    jitter_us: Annotated[StrictInt, Field(ge=0, le=60_000_000)] = Field(default=0, description="at most this much more")
+    loss: Annotated[float, Field(strict=True, ge=0, le=1)] = Field(
+        default=0.0, description="chance that a frame is lost"
+    )
+
+
+class Links(Section):
+    """The network between the host and the server."""
+
+    mtu: Annotated[StrictInt, Field(ge=576, le=9000)] = Field(
+        default=1500, description="bytes of an IP packet on the wire"
+    )
+    to_server: Direction = Field(default=Direction(), description="the way of the data")
+    to_guests: Direction = Field(default=Direction(), description="the way of acknowledgements and replies")
+
+
+class Workload(Section):
+    """What every guest's application does: copy a file to the server through a few page buffers, refilled in place."""
+
+    input: StrictStr | None = Field(
+        default=None, description="the file to copy; without one it is generated from the seed"
+    )
+    bytes: Annotated[StrictInt, Field(ge=1, le=2**32)] = Field(default=65536, description="length of a generated input")
+    common_prefix: Annotated[StrictInt, Field(ge=0, le=2**20)] = Field(
+        default=0, description="every generated write begins with the same that many bytes"
+    )
+    buffers: Count = Field(default=4, description="page buffers, and so writes at once")
+    write_size: Annotated[StrictInt, Field(ge=PAGE_SIZE, le=2**20, multiple_of=PAGE_SIZE)] = Field(
+        default=32768, description="bytes per WRITE"
+    )
+    stable: Literal["unstable", "file-sync"] = Field(
+        default="file-sync", description="stable_how of NFSv3 (RFC 1813 3.3.7)"
+    )
+    transport: Literal["tcp", "udp"] = Field(default="tcp", description="what carries the calls")
+
+
+class Tcp(Section):
+    """TCP's timers and windows, with Linux's values (include/net/tcp.h)."""
+
+    rto_init_ms: Milliseconds = Field(default=1000, description="TCP_TIMEOUT_INIT")
+    rto_min_ms: Milliseconds = Field(default=200, description="TCP_RTO_MIN; RFC 6298 would have one second")
+    rto_max_ms: Milliseconds = Field(default=120_000, description="TCP_RTO_MAX")
+    initial_window: Annotated[StrictInt, Field(ge=1, le=1000)] = Field(default=10, description="segments (RFC 6928)")
+    receive_buffer: Annotated[StrictInt, Field(ge=PAGE_SIZE, le=2**30)] = Field(default=2**20, description="bytes")
+
+
+class Rpc(Section):
+    """The RPC client's timeouts (include/linux/nfs_fs.h)."""
+
+    timeo_ms: Milliseconds | None = Field(
+        default=None, description="first timeout; the protocol's own: TCP 60000, UDP 1100"
+    )
+    retrans: Annotated[StrictInt, Field(ge=0, le=1000)] | None = Field(
+        default=None, description="repeats before a major timeout; the protocol's own: TCP 2, UDP 3"
+    )
+    soft: StrictBool = Field(default=False, description="give up at a major timeout instead of trying for ever")
+
+
+class FrameSelector(Section):
+    """Which frames are meant; what is not named matches everything."""
+
+    source: Name | None = Field(default=None, alias="from", description="the machine that sent it")
+    target: Name | None = Field(default=None, alias="to", description="the machine it goes to")
+    protocol: Literal["tcp", "udp"] | None = Field(default=None, description="what carries it")
+    rpc: Name | None = Field(default=None, description="the NFS procedure of the message that it begins")
+    kind: Literal["call", "reply", "ack"] | None = Field(default=None, description="what it is")
+
+
+class FactSelector(Section):
+    """Which facts are meant: the type's name, who recorded it, and the values of its fields."""
+
+    fact: Name = Field(description="name of a fact of lateack.nodes.facts")
+    node: Name | None = Field(default=None, description="the machine that recorded it")
+    where: dict[str, Any] = Field(default={}, description="values that its fields must have")
+
+
+class Condition(Section):
+    """Something that happens: a frame passes, or a fact occurs."""
+
+    frame: FrameSelector | None = None
+    fact: Name | None = None
+    node: Name | None = None
+    where: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _one_of(self) -> "Condition":
+        if (self.frame is None) == (self.fact is None):
+            raise PydanticCustomError("condition", "needs either 'frame' or 'fact'")
+        if self.frame is not None and (self.node is not None or self.where):
+            raise PydanticCustomError("condition", "has 'node' or 'where', which belong to a 'fact', beside a 'frame'")
+        return self
+
+
+class Trigger(Section):
+    """The nth time that any of some conditions happens; YAML may give one condition or a list of them instead."""
+
+    any: Annotated[tuple[Condition, ...], Field(min_length=1)]
+    nth: Count = 1
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_forms(cls, given: object) -> object:
+        if isinstance(given, list):
+            return {"any": given}
+        if isinstance(given, dict) and "any" not in given:
+            condition = {key: value for key, value in given.items() if key != "nth"}
+            return {"any": [condition]} | {key: value for key, value in given.items() if key == "nth"}
+        return given
+
+
+class Fault(Section):
+    """One causal rule: hold or drop frames of the network, or gate a place of the backend, between two events."""
+
+    hold: FrameSelector | None = Field(default=None, description="frames that the network keeps back, in order")
+    drop: FrameSelector | None = Field(default=None, description="frames that the network loses")
+    gate: Literal["backend.nic", "backend.ring"] | None = Field(
+        default=None,
+        description="nothing leaves: backend.nic, before the NIC reads; backend.ring, before netback takes",
+    )
+    since: Trigger | None = Field(default=None, description="when it begins; without, at once")
+    until: Trigger | None = Field(default=None, description="when it ends; without, never")
+    nth: tuple[Count, ...] = Field(default=(), description="which of the matching frames to drop; none named means all")
+
+    @model_validator(mode="after")
+    def _one_action(self) -> "Fault":
+        if sum(action is not None for action in (self.hold, self.drop, self.gate)) != 1:
+            raise PydanticCustomError("fault", "needs exactly one of 'hold', 'drop' and 'gate'")
+        if self.nth and self.drop is None:
+            raise PydanticCustomError("fault", "has 'nth', which picks frames to 'drop' (a trigger has its own)")
+        return self
+
+
+class Expectation(Section):
+    """The harms to expect when the scenario's keys have these values; a list of values means any of them."""
+
+    when: dict[str, Any] = Field(default={}, description="dotted keys and their values; empty always holds")
+    harms: tuple[Harm, ...] = Field(description="what the oracles must find; empty is safe")
+
+
+class Limits(Section):
+    """Where a run that does not end is cut off."""
+
+    duration_s: Annotated[StrictInt, Field(ge=1, le=10**6)] = Field(default=3600, description="of virtual time")
+    idle_s: Annotated[StrictInt, Field(ge=1, le=86_400)] = Field(
+        default=60, description="of real time in which nothing happens"
+    )
+
+
+class Scenario(Section):
+    """Everything that decides a run: written to its folder, it replays it."""
+
+    story: Annotated[StrictStr, Field(pattern=STORY_NAME)] = Field(description="short name; begins the run folder's")
+    title: StrictStr = Field(default="", description="one line")
+    tells: StrictStr = Field(default="", description="what happens and why, in prose")
+    seed: Annotated[StrictInt, Field(ge=0, le=2**63 - 1)] = Field(default=1, description="of all dice")
+    strategies: Strategies = Strategies()
+    guests: Guests = Guests()
+    host: Host = Host()
+    server: Server = Server()
+    links: Links = Links()
+    workload: Workload = Workload()
+    tcp: Tcp = Tcp()
+    rpc: Rpc = Rpc()
+    faults: dict[str, Fault] = Field(default={}, description="causal rules by name")
+    requires: tuple[FactSelector, ...] = Field(default=(), description="facts without which there is nothing to judge")
+    expect: tuple[Expectation, ...] = Field(default=(), description="the first whose `when` holds counts")
+    limits: Limits = Limits()
+
+    def guest_names(self) -> list[str]:
+        """Return the guests' machine names, guest1 first."""
+        return [f"guest{number}" for number in range(1, self.guests.count + 1)]
+
+    def machine_names(self) -> list[str]:
+        """Return the names of all machines of the topology."""
+        return [*self.guest_names(), "backend", "network", "server"]
+
+    def expected(self) -> list[str] | None:
+        """Return the harms to expect, sorted; None where the scenario says nothing about these settings."""
+        for expectation in self.expect:
+            if all(_holds(self, key, wanted) for key, wanted in expectation.when.items()):
+                return sorted(expectation.harms)
+        return None
+
+    def replaced(
+        self,
+        *,
+        guest: str | None = None,
+        backend: str | None = None,
+        seed: int | None = None,
+        input: str | None = None,
+    ) -> "Scenario":
+        """Return this scenario with other strategies, another seed or another input file; None keeps what is there."""
+        strategies = {key: name for key, name in (("guest", guest), ("backend", backend)) if name is not None}
+        update: dict[str, object] = {"strategies": self.strategies.model_copy(update=strategies)}
+        if seed is not None:
+            update["seed"] = seed
+        if input is not None:
+            update["workload"] = self.workload.model_copy(update={"input": input})
+        return self.model_copy(update=update)
+
+
+MISSING = object()
+
+
+def value_at(scenario: Scenario, key: str) -> object:
+    """Return what stands at a dotted key, or MISSING (a fault that this scenario does not have)."""
+    value: Any = scenario
+    for step in key.split("."):
+        if isinstance(value, BaseModel):
+            value = getattr(value, {"from": "source", "to": "target"}.get(step, step), MISSING)
+        elif isinstance(value, Mapping):
+            value = value.get(step, MISSING)
+        elif isinstance(value, tuple) and step.isdecimal():
+            value = value[int(step)] if int(step) < len(value) else MISSING
+        else:
+            return MISSING
+    return value
+
+
+def conditions(scenario: Scenario) -> Iterator[tuple[tuple[str | int, ...], Condition]]:
+    """Yield every condition of the scenario's faults with the path on which it stands."""
+    for name, fault in scenario.faults.items():
+        for edge, trigger in (("since", fault.since), ("until", fault.until)):
+            for index, condition in enumerate(trigger.any if trigger else ()):
+                yield ("faults", name, edge, "any", index), condition
+
+
+def _holds(scenario: Scenario, key: str, wanted: object) -> bool:
+    value = value_at(scenario, key)
+    return value in wanted if isinstance(wanted, Sequence) and not isinstance(wanted, str) else value == wanted

@@ -1,0 +1,125 @@
+"""The virtual world: one process, one queue of events, virtual time. The same seed gives the same trace, byte for byte.
+
+Events of the same moment happen in the order in which they were caused. Nothing here draws dice or looks at a clock, and
+nothing imports Ray or gRPC.
+"""
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from heapq import heappop, heappush
+
+from lateack.cluster.trace import Trace
+from lateack.nodes.facts import Fact, WriteCompleted, WriteIssued
+from lateack.nodes.messages import Noticed, Notify
+from lateack.nodes.node import Audit, Boot, CancelTimer, Event, Node, Received, Send, SetTimer, TimerFired
+
+Progress = Callable[[str, int, int], None]
+
+EVENTS_MAX = 200_000_000
+"""A run that takes more events than this is broken; it ends and is judged as it stands."""
+
+PROGRESS_EVERY = 4096
+
+NOTICE_DELAY = 500_000
+"""How long (ns) news of a fact takes to the rules of another machine: about what it takes on a real cluster."""
+
+
+class VirtualWorld:
+    """Carries the effects of a set of machines out in virtual time."""
+
+    def __init__(self, machines: Mapping[str, Node], awaited: Mapping[str, tuple[str, ...]], duration: int) -> None:
+        self.machines = dict(machines)
+        self.handlers = {name: node.handle for name, node in machines.items()}
+        self.awaited = dict(awaited)
+        self.duration = duration
+        self.now = 0
+        self.trace = Trace()
+        self.ready: deque[tuple[str, Event]] = deque()
+        self.kicks: set[tuple[str, str]] = set()
+        self.timers: dict[tuple[str, str], int] = {}
+        self.heap: list[tuple[int, int, str, Event]] = []
+        self.sequence = 0
+        self.events = 0
+
+    def run(self, progress: Progress | None = None) -> Trace:
+        """Boot every machine, run until nothing is left to happen, audit every machine, and return the trace."""
+        boot, audit = Boot(), Audit()
+        for name in self.machines:
+            self.ready.append((name, boot))
+        self._run_queue(progress)
+        for name in self.machines:
+            self.ready.append((name, audit))
+        self._step_ready()
+        return self.trace
+
+    def _run_queue(self, progress: Progress | None) -> None:
+        heap, timers = self.heap, self.timers
+        self._step_ready()
+        shown = 0
+        while heap and self.events < EVENTS_MAX:
+            at, _, name, event = heappop(heap)
+            if type(event) is TimerFired:
+                if timers.get((name, event.name)) != at:
+                    continue  # the timer was set anew or cancelled
+                if at > self.duration or not self._unfinished():
+                    return
+                del timers[name, event.name]
+            self.now = at
+            self.ready.append((name, event))
+            self._step_ready()
+            if progress is not None and self.events - shown > PROGRESS_EVERY:
+                shown = self.events
+                self._report(progress)
+        if progress is not None:
+            self._report(progress)
+
+    def _unfinished(self) -> bool:
+        return any(machine.pending() for machine in self.machines.values())
+
+    def _step_ready(self) -> None:
+        """Handle everything that happens at this moment, and what that causes, until nothing more does."""
+        ready, handlers, kicks, awaited = self.ready, self.handlers, self.kicks, self.awaited
+        entries, timers, now = self.trace.entries, self.timers, self.now
+        while ready:
+            name, event = ready.popleft()
+            self.events += 1
+            if type(event) is Received and type(event.message) is Notify:
+                kicks.discard((event.source, name))
+            for effect in handlers[name](event, now):
+                kind = type(effect)
+                if kind is Send:
+                    message = effect.message
+                    if type(message) is Notify:
+                        # An event channel is one pending bit: a kick on top of one that was not seen yet adds nothing.
+                        if (name, effect.target) in kicks:
+                            continue
+                        kicks.add((name, effect.target))
+                    ready.append((effect.target, Received(name, message)))
+                elif kind is SetTimer:
+                    at = effect.at if effect.at > now else now
+                    timers[name, effect.name] = at
+                    self.sequence += 1
+                    heappush(self.heap, (at, self.sequence, name, TimerFired(effect.name)))
+                elif kind is CancelTimer:
+                    timers.pop((name, effect.name), None)
+                else:
+                    entries.append((now, 0, name, effect))
+                    if awaited and kind.__name__ in awaited:
+                        self._notice(name, effect)
+
+    def _notice(self, name: str, fact: Fact) -> None:
+        for waiter in self.awaited[type(fact).__name__]:
+            if waiter != name:
+                self.sequence += 1
+                news = Received(name, Noticed(name, fact))  # type: ignore[arg-type]
+                heappush(self.heap, (self.now + NOTICE_DELAY, self.sequence, waiter, news))
+
+    def _report(self, progress: Progress) -> None:
+        completed: dict[str, int] = {}
+        for _, _, node, _ in self.trace.of_type(WriteCompleted):
+            completed[node] = completed.get(node, 0) + 1
+        issued: dict[str, int] = {}
+        for _, _, node, _ in self.trace.of_type(WriteIssued):
+            issued[node] = issued.get(node, 0) + 1
+        for node, count in issued.items():
+            progress(node, completed.get(node, 0), count)

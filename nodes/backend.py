@@ -1,0 +1,303 @@
+"""The backend domain: netback towards the guests, a bridge, and the host's network card towards the world.
+
+    guest's ring -> netback (strategy) -> bridge -> NIC -> network          network -> NIC -> bridge -> netback -> guest
+
+Two places can be gated by a rule: `backend.ring`, before netback takes a request (the backend is not scheduled), and
+`backend.nic`, after it, before the card reads the bytes.
+"""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from lateack.nodes.facts import Counted, Fact, GateClosed, GateOpened, LeftOver, Parked, VifConnected
+from lateack.nodes.memory.hypervisor import Hypervisor
+from lateack.nodes.memory.pages import HeadSlab, Memory, PagePool
+from lateack.nodes.messages import Frames, Noticed, Notify, Xenbus
+from lateack.nodes.node import Audit, Boot, Effect, Event, Received, Send, Time, TimerFired
+from lateack.nodes.rules import ACTIVE, Rule, RuleState
+from lateack.nodes.split.netback import FatalRequest, Vif, admit_packet
+from lateack.nodes.split.xenbus import CONNECTED, DOMAIN_0, GRANT_FRAME, INIT_WAIT, backend_features
+from lateack.nodes.stack.dissect import Dissection, dissect
+from lateack.nodes.stack.nic import Nic, NicWatcher
+from lateack.nodes.stack.skb import SkBuff, skb_linear, skb_length
+from lateack.nodes.strategies.backend import BackendStrategy
+
+NIC_PLACE = "backend.nic"
+RING_PLACE = "backend.ring"
+
+PEEK_BYTES = 128
+BURST_MAX = 64
+"""Frames that leave in one message; a longer burst is cut so that no message grows without bound."""
+
+
+class BackendConfig(msgspec.Struct, frozen=True):
+    """What the backend is told at boot: its guests by name and domid, its neighbours, and the rules for its gates."""
+
+    name: str
+    network: str
+    guests: dict[str, int]
+    addresses: dict[int, str]
+    rules: tuple[Rule, ...] = ()
+    queue_frames: int = 1000
+    gso: bool = True
+    software_checksum: bool = False
+    pages: int = 2048
+
+
+class Backend(NicWatcher):
+    """The machine; `kernel` services for its strategy are its own attributes and `copied`."""
+
+    def __init__(self, config: BackendConfig, memories: dict[str, Memory], strategy: type[BackendStrategy]) -> None:
+        self.config = config
+        self.name = config.name
+        self.effects: list[Effect] = []
+        self.memory = Memory(DOMAIN_0, config.pages)
+        self.pool = PagePool(self.memory, 0, config.pages)
+        self.slab = HeadSlab(self.memory, self.pool)
+        self.memories = memories
+        self.hypervisor = Hypervisor()
+        self.strategy = strategy(self)
+        self.nic = Nic(
+            NIC_PLACE, self.effects, pool=self.pool, queue_max=config.queue_frames,
+            software_checksum=config.software_checksum,
+        )  # fmt: skip
+        self.vifs: dict[str, Vif] = {}
+        self.vif_by_mac: dict[bytes, Vif] = {}
+        for guest, domid in config.guests.items():
+            self.hypervisor.add_domain(memories[guest], GRANT_FRAME)
+            self.vifs[guest] = Vif(guest, domid, self.effects)
+        self.rules = [RuleState(rule) for rule in config.rules]
+        self.ring_closed = False
+        self.copied_bytes = 0
+        if self.rules:
+            self.nic.watch = self
+
+    def copied(self, count: int) -> None:
+        """Charge the backend for payload bytes that it copied."""
+        self.copied_bytes += count
+
+    def handle(self, event: Event, now: Time) -> Sequence[Effect]:
+        """Take one event at `now`; see `Node`."""
+        effects = self.effects
+        match event:
+            case Received(guest, Notify()):
+                self._interrupt(self.vifs[guest], now)
+            case Received(_, Frames(frames)):
+                self._receive(frames)
+            case Received(guest, Xenbus(state, keys)):
+                self._frontend_changed(guest, state, keys)
+            case Received(_, Noticed(node, fact)):
+                self._fact_occurred(node, fact, now)
+            case Boot():
+                self._boot(now)
+            case Audit():
+                self._audit()
+            case TimerFired():
+                raise AssertionError("the backend sets no timers")
+        self._finish_burst(now)
+        done = effects.copy()
+        effects.clear()
+        return done
+
+    def pending(self) -> int:
+        """Requests of guests that can still be answered; what waits behind a closed gate is the rule's business."""
+        return sum(bool(vif.rx_queue) for vif in self.vifs.values())
+
+    # --- guest to network ---------------------------------------------------------------------------------------------
+
+    def _interrupt(self, vif: Vif, now: Time) -> None:
+        if self.ring_closed:
+            self._park_ring(vif)
+        else:
+            self._consume(vif, now)
+        vif.deliver(self.hypervisor)
+
+    def _consume(self, vif: Vif, now: Time) -> None:
+        """Take everything that the guest has put into its ring, and look once more before sleeping."""
+        if vif.tx is None:
+            return
+        try:
+            while True:
+                while not self.ring_closed and (packet := vif.take_packet()) is not None:
+                    skb = admit_packet(vif, self.strategy, packet)
+                    if skb is not None:
+                        self._forward(skb, now)
+                if self.ring_closed:
+                    self._park_ring(vif)
+                    return
+                if vif.disabled or not vif.tx.final_check_for_requests():
+                    return
+                if vif.outstanding and not self._may_take(vif):
+                    return
+        except FatalRequest as reason:
+            vif.fatal(str(reason))
+
+    def _may_take(self, vif: Vif) -> bool:
+        """Answer what is released, to make room; say whether there is room now."""
+        before = vif.outstanding
+        self.strategy.settle(vif)
+        vif.push()
+        return vif.outstanding < before
+
+    def _forward(self, skb: SkBuff, now: Time) -> None:
+        """The bridge: to another guest of this host if the address is one's, else out of the card."""
+        linear = skb_linear(skb)
+        vif = self.vif_by_mac.get(linear[:6])
+        if self.rules:
+            self._ring_passed(linear, skb_length(skb) - len(linear), now)
+        if vif is None:
+            self.nic.xmit(skb, now)
+            return
+        frames = self.nic.frames
+        self.nic.frames = []
+        self.nic.xmit(skb, now)
+        for frame in self.nic.frames:
+            vif.queue_frame(frame)
+        self.nic.frames = frames
+
+    # --- network to guest ---------------------------------------------------------------------------------------------
+
+    def _receive(self, frames: Sequence[bytes]) -> None:
+        for frame in frames:
+            vif = self.vif_by_mac.get(frame[:6])
+            if vif is not None:
+                vif.queue_frame(frame)
+        for vif in self.vifs.values():
+            if vif.rx_queue:
+                vif.deliver(self.hypervisor)
+
+    # --- the end of every event ---------------------------------------------------------------------------------------
+
+    def _finish_burst(self, now: Time) -> None:
+        if self.rules:
+            self._own_facts(now)
+        for vif in self.vifs.values():
+            if vif.released:
+                self.strategy.settle(vif)
+                if vif.tx is not None and vif.outstanding and not self.ring_closed and vif.tx.unconsumed_requests():
+                    self._consume(vif, now)
+                    self.strategy.settle(vif)
+            vif.push()
+            if vif.rx_queue:
+                vif.deliver(self.hypervisor)
+        frames = self.nic.take_frames()
+        for start in range(0, len(frames), BURST_MAX):
+            burst = Frames(tuple(frames[start : start + BURST_MAX]))
+            self.effects.append(Send(self.config.network, burst))
+
+    # --- xenbus -------------------------------------------------------------------------------------------------------
+
+    def _boot(self, now: Time) -> None:
+        for rule in self.rules:
+            if rule.state is ACTIVE:
+                self._close(rule)
+        for guest in self.vifs:
+            self.effects.append(Send(guest, Xenbus(INIT_WAIT, backend_features(self.config.gso))))
+
+    def _frontend_changed(self, guest: str, state: int, keys: dict[str, str | int]) -> None:
+        vif = self.vifs[guest]
+        if state != CONNECTED or vif.tx is not None:
+            return
+        problem = vif.connect(keys, self.hypervisor)
+        if problem is not None:
+            vif.fatal(problem)
+            return
+        self.vif_by_mac[vif.mac] = vif
+        self.effects.append(VifConnected(guest, vif.domid))
+        self.effects.append(Send(guest, Xenbus(CONNECTED, {})))
+
+    # --- rules and gates ----------------------------------------------------------------------------------------------
+
+    def frame_left(self, headers: bytes, more: int) -> None:
+        """A packet has left through the card: rules that gate the card may act now."""
+        self._passed(NIC_PLACE, dissect(headers, self.config.addresses, more))
+
+    def _ring_passed(self, linear: bytes, more: int, now: Time) -> None:
+        self._passed(RING_PLACE, dissect(linear, self.config.addresses, more))
+
+    def _passed(self, place: str, frame: Dissection) -> None:
+        for rule in self.rules:
+            if rule.rule.place == place and rule.frame_passed(frame):
+                self._switch(rule)
+
+    def _fact_occurred(self, node: str, fact: Fact, now: Time) -> None:
+        for rule in self.rules:
+            if rule.fact_occurred(node, fact):
+                self._switch(rule)
+        if not self.ring_closed:
+            for vif in self.vifs.values():
+                self._consume(vif, now)
+
+    def _own_facts(self, now: Time) -> None:
+        """Rules may wait for what this very machine records; acting on one may record more."""
+        seen = 0
+        while seen < len(self.effects):
+            effect = self.effects[seen]
+            seen += 1
+            if isinstance(effect, Fact):
+                self._fact_occurred(self.name, effect, now)
+
+    def _switch(self, rule: RuleState) -> None:
+        if rule.state is ACTIVE:
+            self._close(rule)
+        else:
+            self._open(rule)
+
+    def _close(self, rule: RuleState) -> None:
+        if rule.rule.place == NIC_PLACE:
+            self.nic.closed = True
+        else:
+            self.ring_closed = True
+        self.effects.append(GateClosed(rule.rule.name, rule.rule.place))
+
+    def _open(self, rule: RuleState) -> None:
+        place = rule.rule.place
+        if place == NIC_PLACE:
+            waiting = len(self.nic.queue)
+        else:
+            waiting = sum(vif.tx.unconsumed_requests() for vif in self.vifs.values() if vif.tx is not None)
+        self.effects.append(GateOpened(rule.rule.name, place, waiting))
+        if any(other.state is ACTIVE and other.rule.place == place for other in self.rules):
+            return
+        if place == NIC_PLACE:
+            self.nic.open()
+        else:
+            self.ring_closed = False
+
+    def _park_ring(self, vif: Vif) -> None:
+        """Record what waits in the ring. netback is not running, so it is the observer that peeks, at nobody's cost."""
+        vif.await_any()
+        for linear, more in vif.peek_packets(self.memories[vif.guest], PEEK_BYTES):
+            frame = dissect(linear, self.config.addresses, more)
+            again = self.nic.left_before(frame.flow, frame.seq, frame.length)
+            self.effects.append(Parked(RING_PLACE, frame.flow, frame.seq, frame.length, again))
+
+    # --- audit --------------------------------------------------------------------------------------------------------
+
+    def _audit(self) -> None:
+        effects = self.effects
+        for vif in self.vifs.values():
+            if vif.outstanding:
+                effects.append(LeftOver(f"unanswered requests of {vif.guest}", vif.outstanding))
+        if self.nic.queue:
+            effects.append(LeftOver("packets in the transmit queue", len(self.nic.queue)))
+        if self.strategy.in_flight():
+            effects.append(LeftOver("packets that the stack never gave back", self.strategy.in_flight()))
+        rings = 2 * sum(vif.tx is not None for vif in self.vifs.values())
+        pins = sum(self.hypervisor.pins().values()) - rings
+        if pins:
+            effects.append(LeftOver("grant pins", pins))
+        if self.slab.outstanding:
+            effects.append(LeftOver("socket buffers", self.slab.outstanding))
+        pages = self.pool.outstanding - len(self.slab.pages)
+        if pages:
+            effects.append(LeftOver("backend pages", pages))
+        hypervisor = self.hypervisor
+        effects.append(Counted("copied_bytes", self.copied_bytes + self.nic.copied_bytes))
+        effects.append(Counted("grant_maps", hypervisor.maps))
+        effects.append(Counted("grant_unmaps", hypervisor.unmaps))
+        effects.append(Counted("grant_copies", hypervisor.copies))
+        effects.append(Counted("grant_bytes_copied", hypervisor.bytes_copied))
+        effects.append(Counted("tlb_flushes", hypervisor.tlb_flushes))
+        effects.append(Counted("notifications", sum(vif.notifications for vif in self.vifs.values())))

@@ -1,0 +1,188 @@
+"""The network: raw frames in, raw frames out, late, lost, held or dropped in between.
+
+Each direction of the path has a delay, jitter that never reorders, and a loss rate, drawn from dice that the machine was
+handed. Rules hold frames that match from one event until another. Frames are forwarded by destination address alone.
+"""
+
+import random
+from collections import deque
+from collections.abc import Sequence
+
+import msgspec
+
+from lateack.nodes.facts import Fact, FrameHeld, FrameLost, FramesReleased
+from lateack.nodes.messages import Frames, Noticed
+from lateack.nodes.node import Audit, Boot, Effect, Event, Received, Send, SetTimer, Time, TimerFired
+from lateack.nodes.rules import OVER, Rule, RuleState
+from lateack.nodes.stack.dissect import Dissection, dissect
+
+BURST_MAX = 64
+LINK_FRAMES_MAX = 100_000
+"""Frames that may be under way on one link; beyond it the newest is lost, as on any bounded queue."""
+
+
+class LinkConfig(msgspec.Struct, frozen=True):
+    """One direction towards one machine: ns of delay, ns of jitter at most, loss as a probability."""
+
+    target: str
+    delay: int
+    jitter: int = 0
+    loss: float = 0.0
+
+
+class NetworkConfig(msgspec.Struct, frozen=True):
+    """What the network is told at boot: which link leads to which address, who has which IPv4 address, and its rules."""
+
+    name: str
+    links: tuple[LinkConfig, ...]
+    links_by_mac: dict[bytes, str]
+    addresses: dict[int, str]
+    rules: tuple[Rule, ...] = ()
+    seed: int = 1
+
+
+class Link:
+    """Frames under way to one machine, in their order: (due, frame)."""
+
+    __slots__ = ("armed", "config", "dice", "frames", "last_due")
+
+    def __init__(self, config: LinkConfig, seed: int) -> None:
+        self.config = config
+        self.dice = random.Random(f"{seed} {config.target}") if config.loss or config.jitter else None
+        self.frames: deque[tuple[int, bytes]] = deque()
+        self.last_due = 0
+        self.armed: int | None = None
+
+
+class Network:
+    """The machine."""
+
+    def __init__(self, config: NetworkConfig) -> None:
+        self.config = config
+        self.name = config.name
+        self.effects: list[Effect] = []
+        self.links = {link.target: Link(link, config.seed) for link in config.links}
+        self.by_mac = {mac: self.links[target] for mac, target in config.links_by_mac.items()}
+        self.rules = [RuleState(rule) for rule in config.rules]
+        self.held: dict[str, list[bytes]] = {rule.name: [] for rule in config.rules}
+
+    def handle(self, event: Event, now: Time) -> Sequence[Effect]:
+        """Take one event at `now`; see `Node`."""
+        match event:
+            case Received(_, Frames(frames)):
+                if self.rules:
+                    frames = self._judge(frames)
+                self._enqueue(frames, now)
+            case TimerFired(name):
+                self._deliver(self.links[name], now)
+            case Received(_, Noticed(node, fact)):
+                self._fact_occurred(node, fact, now)
+            case Boot() | Audit():
+                pass
+            case _:
+                raise AssertionError(f"the network has no use for {event}")
+        if self.rules:
+            self._own_facts(now)
+        done = self.effects.copy()
+        self.effects.clear()
+        return done
+
+    def pending(self) -> int:
+        """Frames under way; held ones wait for their rule and not for time."""
+        return sum(len(link.frames) for link in self.links.values())
+
+    # --- links --------------------------------------------------------------------------------------------------------
+
+    def _enqueue(self, frames: Sequence[bytes], now: Time) -> None:
+        links: list[Link] = []
+        for frame in frames:
+            link = self.by_mac.get(frame[:6])
+            if link is None:
+                continue  # no such address: a switch would flood it, and nobody would take it
+            due = now + link.config.delay
+            if link.dice is not None:
+                if link.config.loss and link.dice.random() < link.config.loss:
+                    self._lost(link, frame)
+                    continue
+                if link.config.jitter:
+                    due = max(link.last_due, due + link.dice.randrange(link.config.jitter + 1))
+            if len(link.frames) >= LINK_FRAMES_MAX:
+                self._lost(link, frame)
+                continue
+            link.last_due = due
+            link.frames.append((due, frame))
+            if link.armed is None:
+                link.armed = due
+                links.append(link)
+        for link in links:
+            assert link.armed is not None
+            self.effects.append(SetTimer(link.config.target, link.armed))
+
+    def _deliver(self, link: Link, now: Time) -> None:
+        """Hand over every frame that is due, in bursts, and wake up for the next."""
+        frames = link.frames
+        burst: list[bytes] = []
+        target = link.config.target
+        while frames and frames[0][0] <= now:
+            burst.append(frames.popleft()[1])
+            if len(burst) == BURST_MAX:
+                self.effects.append(Send(target, Frames(tuple(burst))))
+                burst = []
+        if burst:
+            self.effects.append(Send(target, Frames(tuple(burst))))
+        link.armed = frames[0][0] if frames else None
+        if link.armed is not None:
+            self.effects.append(SetTimer(target, link.armed))
+
+    def _lost(self, link: Link, frame: bytes, rule: str = "") -> None:
+        seen = dissect(frame, self.config.addresses)
+        self.effects.append(FrameLost(link.config.target, seen.flow, seen.seq, seen.length, rule))
+
+    # --- rules --------------------------------------------------------------------------------------------------------
+
+    def _judge(self, frames: Sequence[bytes]) -> list[bytes]:
+        """Return the frames that no rule keeps back or drops, telling the rules of each that passes."""
+        passed = []
+        for frame in frames:
+            seen = dissect(frame, self.config.addresses)
+            if self._kept(frame, seen):
+                continue
+            passed.append(frame)
+            for rule in self.rules:
+                rule.frame_passed(seen)
+        return passed
+
+    def _kept(self, frame: bytes, seen: Dissection) -> bool:
+        for rule in self.rules:
+            if not rule.picks(seen):
+                continue
+            if rule.rule.action == "drop":
+                self._lost(self.links[seen.target], frame, rule.rule.name)
+            else:
+                self.held[rule.rule.name].append(frame)
+                self.effects.append(FrameHeld(rule.rule.name, seen.flow, seen.seq, seen.ack, seen.length))
+            return True
+        return False
+
+    def _fact_occurred(self, node: str, fact: Fact, now: Time) -> None:
+        for rule in self.rules:
+            rule.fact_occurred(node, fact)
+        self._release(now)
+
+    def _own_facts(self, now: Time) -> None:
+        seen = 0
+        while seen < len(self.effects):
+            effect = self.effects[seen]
+            seen += 1
+            if isinstance(effect, Fact):
+                self._fact_occurred(self.name, effect, now)
+        self._release(now)
+
+    def _release(self, now: Time) -> None:
+        """Let the frames of every rule that is over go on, in the order in which they came."""
+        for rule in self.rules:
+            held = self.held[rule.rule.name]
+            if rule.state is OVER and held:
+                self.held[rule.rule.name] = []
+                self.effects.append(FramesReleased(rule.rule.name, len(held)))
+                self._enqueue(held, now)

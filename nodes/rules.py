@@ -1,0 +1,133 @@
+"""Causal rules: from one event until another, something is held, gated or dropped; judged where the rule acts.
+
+A rule waits for *frames* that pass its own place and for *facts*, its own machine's or another's (the world brings those
+that a rule waits for, see `Noticed`). It never waits for a time: a story made of such rules ends the same way on any
+machine, however fast or slow.
+"""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from lateack.nodes.facts import Fact
+from lateack.nodes.stack.dissect import Dissection
+
+
+class FrameMatch(msgspec.Struct, frozen=True):
+    """Which frames are meant, by their decoded headers; what is not named matches everything.
+
+    `source` and `target` are machine names; `rpc` names an NFS procedure ("WRITE") found at the start of the payload;
+    `kind` is "call", "reply" or "ack" (no payload).
+    """
+
+    source: str | None = None
+    target: str | None = None
+    protocol: str | None = None
+    rpc: str | None = None
+    kind: str | None = None
+
+    def fits(self, frame: Dissection) -> bool:
+        """Say whether a dissected frame is one of those meant."""
+        return (
+            (self.source is None or self.source == frame.source)
+            and (self.target is None or self.target == frame.target)
+            and (self.protocol is None or self.protocol == frame.protocol)
+            and (self.rpc is None or self.rpc == frame.rpc)
+            and (self.kind is None or self.kind == frame.kind)
+        )
+
+
+class FactMatch(msgspec.Struct, frozen=True):
+    """Which facts are meant: the name of the type, who recorded it, and the values that its fields must have."""
+
+    fact: str
+    node: str | None = None
+    where: tuple[tuple[str, object], ...] = ()
+
+    def fits(self, node: str, fact: Fact) -> bool:
+        """Say whether a fact that *node* recorded is one of those meant."""
+        return (
+            type(fact).__name__ == self.fact
+            and (self.node is None or self.node == node)
+            and all(getattr(fact, name) == value for name, value in self.where)
+        )
+
+
+class Trigger(msgspec.Struct, frozen=True):
+    """The nth time that any of these frames passes or facts occurs; counted from the moment the rule starts to wait."""
+
+    frames: tuple[FrameMatch, ...] = ()
+    facts: tuple[FactMatch, ...] = ()
+    nth: int = 1
+
+
+class Rule(msgspec.Struct, frozen=True):
+    """One rule of a scenario: what it does, where, and from when until when.
+
+    `action` is "hold" or "drop" (frames of the network that match `frames`) or "gate" (nothing leaves `place`).
+    `nth` picks single frames to drop, counted among those that match; empty means all of them. Without `since` the rule
+    acts from the start, without `until` to the end.
+    """
+
+    name: str
+    action: str
+    place: str = "network"
+    frames: FrameMatch = FrameMatch()
+    since: Trigger | None = None
+    until: Trigger | None = None
+    nth: tuple[int, ...] = ()
+
+
+WAITING, ACTIVE, OVER = "waiting", "active", "over"
+
+
+class RuleState:
+    """Where one rule stands: it waits for `since`, acts, and is over after `until`."""
+
+    __slots__ = ("matched", "rule", "seen", "state")
+
+    def __init__(self, rule: Rule) -> None:
+        self.rule = rule
+        self.state = WAITING if rule.since else ACTIVE
+        self.seen = 0
+        self.matched = 0
+
+    def frame_passed(self, frame: Dissection) -> bool:
+        """Take note of a frame that has passed the rule's place; return whether the rule's state changed."""
+        trigger = self._awaited()
+        if trigger is None or not any(match.fits(frame) for match in trigger.frames):
+            return False
+        return self._count(trigger)
+
+    def fact_occurred(self, node: str, fact: Fact) -> bool:
+        """Take note of a fact; return whether the rule's state changed."""
+        trigger = self._awaited()
+        if trigger is None or not any(match.fits(node, fact) for match in trigger.facts):
+            return False
+        return self._count(trigger)
+
+    def picks(self, frame: Dissection) -> bool:
+        """Say whether an active hold or drop applies to this frame."""
+        if self.state is not ACTIVE or not self.rule.frames.fits(frame):
+            return False
+        self.matched += 1
+        return not self.rule.nth or self.matched in self.rule.nth
+
+    def _awaited(self) -> Trigger | None:
+        if self.state is WAITING:
+            return self.rule.since
+        return self.rule.until if self.state is ACTIVE else None
+
+    def _count(self, trigger: Trigger) -> bool:
+        self.seen += 1
+        if self.seen < trigger.nth:
+            return False
+        self.seen = 0
+        self.state = ACTIVE if self.state is WAITING else OVER
+        return True
+
+
+def facts_awaited(rules: Sequence[Rule]) -> frozenset[str]:
+    """Return the names of the fact types that any of these rules waits for."""
+    triggers = [trigger for rule in rules for trigger in (rule.since, rule.until) if trigger]
+    return frozenset(match.fact for trigger in triggers for match in trigger.facts)

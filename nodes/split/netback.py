@@ -1,0 +1,260 @@
+"""netback: the backend's half of the network driver, one virtual interface per guest (drivers/net/xen-netback).
+
+A request is copied off the ring before it is believed (XSA-155), checked, and handed to the strategy; what the strategy
+releases is answered in batches, and only then is the guest kicked. A frontend that lies shuts its own interface, nobody
+else's.
+"""
+
+from collections import deque
+
+from lateack.nodes.facts import FrameDropped, VifDisabled
+from lateack.nodes.memory.hypervisor import GNTMAP_host_map, GNTST_okay, Hypervisor
+from lateack.nodes.memory.netif import (
+    NETIF_RSP_ERROR,
+    NETIF_RSP_NULL,
+    NETRXF_data_validated,
+    NETRXF_more_data,
+    NETTXF_csum_blank,
+    NETTXF_extra_info,
+    NETTXF_more_data,
+    TX_REQUEST,
+    XEN_NETIF_EXTRA_FLAG_MORE,
+    XEN_NETIF_EXTRA_TYPE_GSO,
+    XEN_NETIF_NR_SLOTS_MIN,
+    RxBackRing,
+    TxBackRing,
+)
+from lateack.nodes.memory.pages import PAGE_SHIFT, PAGE_SIZE, WORDS_PER_PAGE, Memory
+from lateack.nodes.errors import RingBroken
+from lateack.nodes.memory.ring import INDEX_MASK, REQ_EVENT, full_fence
+from lateack.nodes.messages import Notify
+from lateack.nodes.node import Effect, Send
+from lateack.nodes.split.xenbus import DOMAIN_0, EVENT_CHANNEL, GRANT_FRAME
+from lateack.nodes.stack.skb import SkBuff
+from lateack.nodes.strategies.backend import BackendStrategy, TxSlot
+
+MAX_PENDING_REQS = 256
+"""Requests that may be unanswered at once, per queue (2014 on); the old pool was one for all guests."""
+
+RX_QUEUE_BYTES_MAX = 512 * 1024
+"""Bytes that may wait for a guest's receive buffers before frames are dropped (f48da8b14d04)."""
+
+FATAL_SKB_SLOTS = 20
+ETH_HLEN = 14
+
+
+class FatalRequest(Exception):
+    """The guest put something into the ring that no honest frontend does."""
+
+
+class Vif:
+    """One guest's interface: its rings, its requests that are not answered yet, and its queue of arrived frames."""
+
+    __slots__ = (
+        "disabled", "domid", "effects", "guest", "mac", "notifications", "outstanding", "peeked", "released", "rx",
+        "rx_bytes", "rx_queue", "tx", "unpushed",
+    )  # fmt: skip
+
+    def __init__(self, guest: str, domid: int, effects: list[Effect]) -> None:
+        self.guest = guest
+        self.domid = domid
+        self.effects = effects
+        self.mac = b""
+        self.tx: TxBackRing | None = None
+        self.rx: RxBackRing | None = None
+        self.outstanding = 0
+        self.released: list[TxSlot] = []
+        self.rx_queue: deque[bytes] = deque()
+        self.rx_bytes = 0
+        self.unpushed = False
+        self.disabled = False
+        self.notifications = 0
+        self.peeked = 0
+
+    # --- connecting ---------------------------------------------------------------------------------------------------
+
+    def connect(self, keys: dict[str, str | int], hypervisor: Hypervisor) -> str | None:
+        """Map both rings by the grants that the frontend published; return what is wrong with them, if anything."""
+        try:
+            self.mac = bytes.fromhex(str(keys["mac"]).replace(":", ""))
+            refs = [int(keys["tx-ring-ref"]), int(keys["rx-ring-ref"])]
+        except (KeyError, ValueError):
+            return "the frontend's keys are incomplete"
+        mapped = [hypervisor.map_grant_ref(DOMAIN_0, self.domid, ref, GNTMAP_host_map) for ref in refs]
+        if any(status != GNTST_okay for status, *_ in mapped):
+            return "the rings cannot be mapped"
+        memory = mapped[0][2]
+        assert memory is not None
+        try:
+            self.tx = TxBackRing(memory, mapped[0][3])
+            self.rx = RxBackRing(memory, mapped[1][3])
+        except RingBroken as reason:
+            return str(reason)
+        self.tx.final_check_for_requests()
+        return None
+
+    # --- guest transmit -----------------------------------------------------------------------------------------------
+
+    def take_packet(self) -> tuple[list[TxSlot], int, int] | None:
+        """Take one packet off the ring: its slots, its flags and its GSO size; None when none can be taken now."""
+        tx = self.tx
+        assert tx is not None
+        if self.disabled or self.outstanding > MAX_PENDING_REQS - XEN_NETIF_NR_SLOTS_MIN:
+            return None
+        if not tx.unconsumed_requests():
+            return None
+        gref, offset, flags, request_id, total = tx.get_request()
+        gso_size = self._take_extras(tx) if flags & NETTXF_extra_info else 0
+        first = TxSlot(gref, offset, request_id, total)
+        slots = [first]
+        more = flags
+        while more & NETTXF_more_data:
+            if not tx.unconsumed_requests() or len(slots) >= FATAL_SKB_SLOTS:
+                raise FatalRequest("a packet has missing or too many slots")
+            gref, offset, more, request_id, size = tx.get_request()
+            first.size -= size
+            slots.append(TxSlot(gref, offset, request_id, size))
+        self._check(slots, total)
+        self.outstanding += len(slots)
+        return slots, flags, gso_size
+
+    def await_any(self) -> None:
+        """Ask to be kicked for the very next request, although those that wait are not taken: a gate is closed."""
+        tx = self.tx
+        if tx is not None:
+            memory = tx.memory
+            memory.words[tx.header + REQ_EVENT] = (tx.req_cons + tx.unconsumed_requests() + 1) & INDEX_MASK
+            if memory.shared:
+                full_fence()
+
+    def respond(self, slot: TxSlot, status: int) -> None:
+        """Answer one request; the guest sees it at the next push."""
+        assert self.tx is not None
+        self.tx.put_response(slot.request_id, status)
+        self.outstanding -= 1
+        self.unpushed = True
+
+    def push(self) -> None:
+        """Publish the answers, and kick the guest if it asked for that."""
+        if self.unpushed:
+            self.unpushed = False
+            assert self.tx is not None
+            if self.tx.push_responses():
+                self.notify()
+
+    def fatal(self, reason: str) -> None:
+        """Shut this interface for good (xenvif_fatal_tx_err)."""
+        self.disabled = True
+        self.effects.append(VifDisabled(self.guest, reason))
+
+    def notify(self) -> None:
+        """Kick the guest's event channel."""
+        self.notifications += 1
+        self.effects.append(Send(self.guest, Notify(EVENT_CHANNEL)))
+
+    def peek_packets(self, memory: Memory, length: int) -> list[tuple[bytes, int]]:
+        """Show the first bytes of each packet that came into the ring since the last look, and how many more follow.
+
+        This is the emulator looking on, not netback: nothing is consumed, mapped, or charged to anybody.
+        """
+        tx = self.tx
+        if tx is None:
+            return []
+        index = max(self.peeked, tx.req_cons)
+        end = (tx.req_cons + tx.unconsumed_requests()) & INDEX_MASK
+        seen = []
+        more = extra = 0
+        while index != end:
+            gref, offset, flags, _, size = TX_REQUEST.unpack_from(
+                memory.buffer, tx.first_slot + (index & tx.mask) * tx.slot_size
+            )
+            index = (index + 1) & INDEX_MASK
+            if extra:
+                extra = 0
+                continue
+            if not more:
+                start = (memory.words[GRANT_FRAME * WORDS_PER_PAGE + gref * 2 + 1] << PAGE_SHIFT) + offset
+                shown = memory.view[start : start + min(size, length)].tobytes()
+                seen.append((shown, size - len(shown)))
+            more, extra = flags & NETTXF_more_data, flags & NETTXF_extra_info
+        self.peeked = index
+        return seen
+
+    def _take_extras(self, tx: TxBackRing) -> int:
+        """Take the extra slots behind the first request and answer each with RSP_NULL; return the GSO size."""
+        gso_size, flags = 0, XEN_NETIF_EXTRA_FLAG_MORE
+        while flags & XEN_NETIF_EXTRA_FLAG_MORE:
+            if not tx.unconsumed_requests():
+                raise FatalRequest("an extra slot is missing")
+            kind, flags, size, _, _, _ = tx.get_extra()
+            if kind == XEN_NETIF_EXTRA_TYPE_GSO:
+                gso_size = size
+            tx.put_response(0, NETIF_RSP_NULL)
+            self.unpushed = True
+        return gso_size
+
+    def _check(self, slots: list[TxSlot], total: int) -> None:
+        if slots[0].size < 0 or total < ETH_HLEN:
+            raise FatalRequest("the sizes of a packet's slots do not add up")
+        for slot in slots:
+            if slot.offset + slot.size > PAGE_SIZE:
+                raise FatalRequest("a slot crosses the end of its page")
+
+    # --- guest receive ------------------------------------------------------------------------------------------------
+
+    def queue_frame(self, frame: bytes) -> None:
+        """Let a frame wait for receive buffers; beyond the bound it is dropped."""
+        if self.rx_bytes + len(frame) > RX_QUEUE_BYTES_MAX:
+            self.effects.append(FrameDropped(f"{self.guest}.vif", "the guest's receive queue is full"))
+            return
+        self.rx_bytes += len(frame)
+        self.rx_queue.append(frame)
+
+    def deliver(self, hypervisor: Hypervisor) -> None:
+        """Copy waiting frames into the guest's receive buffers (GNTTABOP_copy into the granted frames)."""
+        rx = self.rx
+        if rx is None or not self.rx_queue or self.disabled:
+            return
+        queue = self.rx_queue
+        delivered = False
+        while queue:
+            needed = -(-len(queue[0]) // PAGE_SIZE)
+            if rx.unconsumed_requests() < needed and not self._await_buffers(rx, needed):
+                break
+            frame = queue.popleft()
+            self.rx_bytes -= len(frame)
+            self._put_frame(rx, frame, hypervisor)
+            delivered = True
+        if delivered and rx.push_responses():
+            self.notify()
+
+    def _await_buffers(self, rx: RxBackRing, needed: int) -> bool:
+        """Ask to be kicked when the guest offers more buffers, then look once more."""
+        memory = rx.memory
+        memory.words[rx.header + REQ_EVENT] = (rx.req_cons + needed) & INDEX_MASK
+        if memory.shared:
+            full_fence()
+        return rx.unconsumed_requests() >= needed
+
+    def _put_frame(self, rx: RxBackRing, frame: bytes, hypervisor: Hypervisor) -> None:
+        for start in range(0, len(frame), PAGE_SIZE):
+            piece = frame[start : start + PAGE_SIZE] if len(frame) > PAGE_SIZE else frame
+            request_id, gref = rx.get_request()
+            status = hypervisor.copy_to_grant(DOMAIN_0, self.domid, gref, 0, piece)
+            flags = NETRXF_data_validated
+            if start + PAGE_SIZE < len(frame):
+                flags |= NETRXF_more_data
+            rx.put_response(request_id, 0, flags, len(piece) if status == GNTST_okay else NETIF_RSP_ERROR)
+
+
+def admit_packet(vif: Vif, strategy: BackendStrategy, packet: tuple[list[TxSlot], int, int]) -> SkBuff | None:
+    """Hand one packet to the strategy; a bad grant costs the guest that packet and nothing more."""
+    slots, flags, gso_size = packet
+    skb = strategy.admit(vif, slots)
+    if skb is None:
+        for slot in slots:
+            vif.respond(slot, NETIF_RSP_ERROR)
+        return None
+    skb.shinfo.gso_size = gso_size
+    skb.needs_checksum = bool(flags & NETTXF_csum_blank)
+    return skb

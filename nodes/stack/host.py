@@ -1,0 +1,229 @@
+"""A host's IPv4 stack: its addresses, its sockets, and the way from a burst of frames to the right socket and back.
+
+The owner (guest or server) feeds bursts and timers, looks at its sockets, and calls `flush`; what the stack wants done
+comes out of the shared `effects` list. Neighbours are known from the start: there is no ARP, the topology is fixed.
+"""
+
+import msgspec
+
+from lateack.nodes.facts import ConnectionReset, FrameDropped
+from lateack.nodes.memory.pages import HeadSlab, PagePool
+from lateack.nodes.node import Effect, SetTimer
+from lateack.nodes.stack.packets import (
+    ACK,
+    IPPROTO_TCP,
+    RST,
+    SYN,
+    Malformed,
+    Segment,
+    address_text,
+    parse,
+)
+from lateack.nodes.stack.tcp import CLOSED, CLOSE_WAIT, CloneHook, Device, TcpParameters, TcpSocket
+from lateack.nodes.stack.tcp_input import take_syn, tcp_flush, tcp_rcv
+from lateack.nodes.stack.tcp_output import tcp_accept_syn, tcp_close, tcp_connect, tcp_send_reset, tcp_write_xmit
+from lateack.nodes.stack.tcp_timer import tcp_timer_fired
+from lateack.nodes.stack.udp import Reassembly, UdpSocket
+
+EPHEMERAL_FIRST = 700
+"""NFS clients bind reserved ports below 1024 (`xprt_min_resvport`), which is where knfsd expects them."""
+
+SOCKETS_MAX = 4096
+
+
+class HostAddress(msgspec.Struct, frozen=True):
+    """Where a host is found: its IPv4 address as a number and its Ethernet address."""
+
+    ip: int
+    mac: bytes
+
+
+class IpStack:
+    """One host's sockets over one device; also what a socket knows of its host (`tcp.Stack`)."""
+
+    def __init__(
+        self,
+        address: HostAddress,
+        neighbours: dict[int, bytes],
+        *,
+        slab: HeadSlab,
+        pool: PagePool,
+        effects: list[Effect],
+        parameters: TcpParameters,
+        mtu: int = 1500,
+        gso: bool = True,
+        isn: int = 1,
+    ) -> None:
+        self.name = address_text(address.ip)
+        self.address = address.ip
+        self.mac = address.mac
+        self.neighbours = neighbours
+        self.slab = slab
+        self.pool = pool
+        self.effects = effects
+        self.parameters = parameters
+        self.mtu = mtu
+        self.gso = gso
+        self.isn = isn
+        self.ident = 1
+        self.clone_hook: CloneHook | None = None
+        self.device: Device
+        self.sockets: dict[tuple[int, int, int], TcpSocket] = {}
+        self.datagram_sockets: dict[int, UdpSocket] = {}
+        self.listeners: set[int] = set()
+        self.touched: list[TcpSocket] = []
+        self.armed: dict[str, int] = {}
+        self.timers: dict[str, TcpSocket] = {}
+        self.next_port = EPHEMERAL_FIRST
+        self.reassembly = Reassembly()
+
+    def macs_to(self, address: int) -> tuple[bytes, bytes]:
+        """Return the (target, own) Ethernet addresses for an IPv4 destination."""
+        return self.neighbours[address], self.mac
+
+    # --- opening and closing ------------------------------------------------------------------------------------------
+
+    def listen(self, port: int) -> None:
+        """Accept TCP connections to *port*."""
+        self.listeners.add(port)
+
+    def connect(self, address: int, port: int, now: int) -> TcpSocket:
+        """Open a TCP connection from the next free local port; it is established when its state says so."""
+        sk = self._new_socket(self.next_port, address, port)
+        self.next_port += 1
+        tcp_connect(sk, now)
+        self.touched.append(sk)
+        return sk
+
+    def bind_udp(self, port: int | None = None) -> UdpSocket:
+        """Open a UDP socket on *port*, or on the next free one."""
+        if port is None:
+            port = self.next_port
+            self.next_port += 1
+        sk = self.datagram_sockets[port] = UdpSocket(self, port)
+        return sk
+
+    def close(self, sk: TcpSocket, now: int) -> None:
+        """Close a connection once what is queued has gone."""
+        tcp_close(sk, now)
+        self.touched.append(sk)
+
+    # --- events -------------------------------------------------------------------------------------------------------
+
+    def receive(self, frame: bytes, now: int) -> None:
+        """Take one frame from the device; what it held is found in the sockets afterwards."""
+        if len(frame) >= 34 and frame[20] & 0x3F | frame[21] and frame[12:14] == b"\x08\x00":
+            whole = self.reassembly.take(frame)
+            if whole is None:
+                return
+            frame = whole
+        try:
+            segment = parse(frame)
+        except Malformed as reason:
+            self.effects.append(FrameDropped(self.name, str(reason)))
+            return
+        if segment.target != self.address:
+            return  # the bridge flooded it; it is for another
+        if segment.protocol == IPPROTO_TCP:
+            self._receive_tcp(segment, now)
+        else:
+            self._receive_udp(segment)
+
+    def send_queued(self, sk: TcpSocket, now: int) -> None:
+        """Send what was queued on a socket, as far as the windows allow."""
+        tcp_write_xmit(sk, now)
+        self.touched.append(sk)
+
+    def flush(self, now: int) -> None:
+        """End of a burst: let every touched socket send what it may, and arm its timer."""
+        touched = self.touched
+        self.touched = []
+        for sk in touched:
+            if sk.state != CLOSED:
+                tcp_flush(sk, now)
+            self._arm(sk)
+
+    def timer_fired(self, name: str, now: int) -> bool:
+        """Take a timer that this stack set; return whether it was one of ours."""
+        sk = self.timers.get(name)
+        if sk is None:
+            return False
+        self.armed.pop(name, None)
+        if sk.deadline is not None and now >= sk.deadline:
+            tcp_timer_fired(sk, now)
+        self.touched.append(sk)
+        return True
+
+    def pending(self) -> int:
+        """Return how many connections still have something to say or to hear."""
+        return sum(1 for sk in self.sockets.values() if sk.rtx_queue or sk.write_queue)
+
+    def touched_sockets(self) -> list[TcpSocket]:
+        """Return the sockets that the current burst has reached, for the owner to look at."""
+        return self.touched
+
+    def abort(self, sk: TcpSocket, reason: str, now: int) -> None:
+        """Reset a connection from this end and forget what it had queued."""
+        tcp_send_reset(sk, now)
+        sk.state = CLOSED
+        sk.purge()
+        self.effects.append(ConnectionReset(sk.flow, reason))
+
+    # --- inside -------------------------------------------------------------------------------------------------------
+
+    def _receive_tcp(self, segment: Segment, now: int) -> None:
+        key = (segment.dport, segment.source, segment.sport)
+        sk = self.sockets.get(key)
+        if sk is None or sk.state == CLOSED:
+            sk = self._unknown(segment, now)
+            if sk is None:
+                return
+        else:
+            tcp_rcv(sk, segment, now)
+        touched = self.touched
+        if not touched or touched[-1] is not sk:
+            touched.append(sk)
+
+    def _unknown(self, segment: Segment, now: int) -> TcpSocket | None:
+        """A segment for no connection: a SYN for a listener opens one, anything else is answered with a RST."""
+        if segment.flags & RST:
+            return None
+        acceptable = segment.flags & SYN and not segment.flags & ACK and segment.dport in self.listeners
+        if acceptable and len(self.sockets) < SOCKETS_MAX:
+            sk = self._new_socket(segment.dport, segment.source, segment.sport)
+            take_syn(sk, segment)
+            tcp_accept_syn(sk, now)
+            return sk
+        sk = TcpSocket(self, segment.dport, segment.source, segment.sport, self.parameters, segment.ack)
+        sk.rcv_nxt = segment.seq + len(segment.payload) + (1 if segment.flags & SYN else 0)
+        tcp_send_reset(sk, now)
+        return None
+
+    def _receive_udp(self, segment: Segment) -> None:
+        udp = self.datagram_sockets.get(segment.dport)
+        if udp is not None:
+            udp.received.append((segment.source, segment.sport, segment.payload))
+
+    def _new_socket(self, local_port: int, address: int, port: int) -> TcpSocket:
+        sk = TcpSocket(self, local_port, address, port, self.parameters, self.isn)
+        self.isn = (self.isn + 0x0001_0000) & 0xFFFF_FFFF
+        self.sockets[local_port, address, port] = sk
+        self.timers[f"tcp {sk.flow}"] = sk
+        return sk
+
+    def _arm(self, sk: TcpSocket) -> None:
+        """Ask for a wake-up at the socket's deadline, unless an earlier one is already on its way.
+
+        A deadline that moves back costs nothing: the early wake-up finds it in the future and asks again.
+        """
+        deadline = sk.deadline
+        if deadline is None:
+            return
+        name = f"tcp {sk.flow}"
+        armed = self.armed.get(name)
+        if armed is None or armed > deadline:
+            self.armed[name] = deadline
+            self.effects.append(SetTimer(name, deadline))
+
+
+__all__ = ["CLOSE_WAIT", "HostAddress", "IpStack"]

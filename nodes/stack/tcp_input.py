@@ -1,0 +1,296 @@
+"""TCP's receiving side: acknowledgements, in-order delivery, duplicates, overlaps and loss detection.
+
+Source: net/ipv4/tcp_input.c for the shape, RFC 9293, RFC 5681 and RFC 6582 (NewReno) for the rules. Note what is *not*
+here: an acknowledgement frees the queued packet and nothing else; a clone that still waits below goes out all the same.
+"""
+
+from bisect import bisect_left
+
+from lateack.nodes.facts import Connected, ConnectionReset, DuplicateDropped, FastRetransmitted
+from lateack.nodes.stack.packets import ACK, FIN, M32, RST, SYN, Segment
+from lateack.nodes.stack.skb import kfree_skb
+from lateack.nodes.stack.tcp import (
+    CLOSE_WAIT,
+    CLOSED,
+    CLOSING,
+    ESTABLISHED,
+    FIN_WAIT_1,
+    FIN_WAIT_2,
+    LAST_ACK,
+    MAY_RECEIVE,
+    SYN_RCVD,
+    SYN_SENT,
+    TIME_WAIT,
+    TcpSocket,
+)
+from lateack.nodes.stack.tcp_output import tcp_retransmit_skb, tcp_send_ack, tcp_write_xmit
+from lateack.nodes.stack.tcp_timer import tcp_rearm_rto, tcp_rtt_sample
+
+DUPACKS_TO_RETRANSMIT = 3
+OUT_OF_ORDER_MAX = 4096
+"""Segments kept for later; the receive window keeps honest peers far below it."""
+
+
+def tcp_rcv(sk: TcpSocket, segment: Segment, now: int) -> None:
+    """Process one segment for this connection."""
+    flags = segment.flags
+    if sk.state in (SYN_SENT, SYN_RCVD) and not _handshake(sk, segment, now):
+        return
+    seq = sk.unwrap_seq(segment.seq)
+    if flags & RST:
+        _reset(sk, seq)
+        return
+    if flags & SYN:
+        tcp_send_ack(sk, now)  # a repeated SYN|ACK: our ACK of it was lost (RFC 9293 3.10.7.4)
+        return
+    if flags & ACK:
+        _tcp_ack(sk, segment, now)
+    if segment.payload:
+        if sk.state in MAY_RECEIVE:
+            _tcp_data_queue(sk, seq, segment.payload, segment.digest, now)
+    elif seq < sk.rcv_nxt and not flags & FIN and not sk.rtx_queue:
+        sk.ack_wanted = True  # an old, empty segment is a window probe
+    if flags & FIN:
+        _tcp_fin(sk, seq + len(segment.payload), now)
+
+
+def tcp_flush(sk: TcpSocket, now: int) -> None:
+    """End of a burst: send what became possible, and the acknowledgement if nothing carried it."""
+    if sk.write_queue or sk.lost_out:
+        tcp_write_xmit(sk, now)
+    if sk.ack_wanted:
+        tcp_send_ack(sk, now)
+
+
+def parse_syn_options(options: bytes) -> tuple[int | None, int]:
+    """Return the (MSS, window scale) that a SYN offers; MSS is None when it is not named (RFC 9293 3.2, RFC 7323)."""
+    mss, scale, at = None, 0, 0
+    while at < len(options) and options[at] != 0:
+        if options[at] == 1:
+            at += 1
+            continue
+        if at + 1 >= len(options) or options[at + 1] < 2:
+            break
+        kind, length = options[at], options[at + 1]
+        value = int.from_bytes(options[at + 2 : at + length], "big")
+        if kind == 2 and length == 4:
+            mss = value
+        elif kind == 3 and length == 3:
+            scale = min(value, 14)
+        at += length
+    return mss, scale
+
+
+def take_syn(sk: TcpSocket, segment: Segment) -> None:
+    """Learn from the peer's SYN where its stream begins and what it can take."""
+    mss, sk.snd_scale = parse_syn_options(segment.options)
+    sk.mss = min(sk.mss, mss or 536)
+    sk.rcv_nxt = segment.seq + 1
+    sk.snd_wnd = segment.window
+
+
+def _handshake(sk: TcpSocket, segment: Segment, now: int) -> bool:
+    """Bring the connection up; return whether the segment has more to say to an established one."""
+    flags = segment.flags
+    acknowledges = flags & ACK and sk.unwrap_ack(segment.ack) == sk.snd_nxt
+    if flags & RST:
+        if acknowledges or sk.state == SYN_RCVD:
+            _die(sk, "the peer refused the connection")
+        return False
+    if sk.state == SYN_SENT:
+        if not (flags & SYN and acknowledges):
+            return False
+        take_syn(sk, segment)
+        _established(sk, now)
+        sk.ack_wanted = True
+        return False
+    if flags & SYN:
+        tcp_retransmit_skb(sk, 0, 1, now)  # the SYN again: our answer was lost
+        return False
+    if not acknowledges:
+        return False
+    sk.snd_wnd = segment.window << sk.snd_scale
+    _established(sk, now)
+    return True
+
+
+def _established(sk: TcpSocket, now: int) -> None:
+    sk.state = ESTABLISHED
+    sk.cwnd = sk.parameters.initial_window_segments * sk.mss
+    _clean_rtx_queue(sk, sk.snd_nxt, now)
+    tcp_rearm_rto(sk, now)
+    sk.stack.effects.append(Connected(sk.flow))
+
+
+def _tcp_ack(sk: TcpSocket, segment: Segment, now: int) -> None:
+    ack = sk.unwrap_ack(segment.ack)
+    if ack > sk.snd_nxt:
+        sk.ack_wanted = True  # it acknowledges what we never sent
+        return
+    window = segment.window << sk.snd_scale
+    if ack > sk.snd_una:
+        sk.snd_wnd = window
+        _new_ack(sk, ack, now)
+    elif ack == sk.snd_una:
+        if sk.rtx_queue and not segment.payload and window == sk.snd_wnd and not segment.flags & FIN:
+            _duplicate_ack(sk, now)
+        sk.snd_wnd = window
+
+
+def _new_ack(sk: TcpSocket, ack: int, now: int) -> None:
+    acked = ack - sk.snd_una
+    _clean_rtx_queue(sk, ack, now)
+    sk.retries = 0
+    if sk.recovering:
+        _recover(sk, ack, acked, now)
+    else:
+        sk.dupacks = 0
+        _open_window(sk, acked)
+    tcp_rearm_rto(sk, now)
+    if sk.write_queue or sk.lost_out:
+        tcp_write_xmit(sk, now)
+    if ack == sk.snd_nxt:
+        _fin_acked(sk)
+
+
+def _clean_rtx_queue(sk: TcpSocket, ack: int, now: int) -> None:
+    """Free every queued packet that is acknowledged in full; each may have a clone below that lives on."""
+    queue = sk.rtx_queue
+    una, sk.snd_una = sk.snd_una, ack
+    while queue and queue[0].end_seq <= ack:
+        skb = queue.popleft()
+        if skb.lost:
+            sk.lost_out -= skb.end_seq - max(skb.seq, una)
+        if skb.transmissions == 1:  # Karn: no sample from what was sent twice
+            tcp_rtt_sample(sk, now - skb.sent_at)
+        kfree_skb(skb)
+    if queue and queue[0].lost and queue[0].seq < ack:
+        sk.lost_out -= ack - max(queue[0].seq, una)
+
+
+def _open_window(sk: TcpSocket, acked: int) -> None:
+    """Slow start below ssthresh, then one segment a window (RFC 5681, counted in bytes)."""
+    if sk.cwnd < sk.ssthresh:
+        sk.cwnd += acked
+    else:
+        sk.cwnd += max(1, sk.mss * acked // sk.cwnd)
+
+
+def _duplicate_ack(sk: TcpSocket, now: int) -> None:
+    sk.dupacks += 1
+    if sk.recovering:
+        sk.cwnd += sk.mss
+        tcp_write_xmit(sk, now)
+    elif sk.dupacks == DUPACKS_TO_RETRANSMIT:
+        _fast_retransmit(sk, now)
+    elif sk.dupacks < DUPACKS_TO_RETRANSMIT and sk.write_queue:
+        # Limited transmit (RFC 3042): new data beyond the window, so that a small window can still find its loss.
+        sk.cwnd += sk.mss
+        tcp_write_xmit(sk, now)
+        sk.cwnd -= sk.mss
+
+
+def _fast_retransmit(sk: TcpSocket, now: int) -> None:
+    if sk.snd_una < sk.recover:
+        return  # RFC 6582: these duplicates come from an earlier recovery's retransmissions
+    sk.ssthresh = max((sk.snd_nxt - sk.snd_una) // 2, 2 * sk.mss)
+    sk.recover = sk.snd_nxt
+    sk.recovering = True
+    sk.cwnd = sk.ssthresh + DUPACKS_TO_RETRANSMIT * sk.mss
+    sk.stack.effects.append(FastRetransmitted(sk.flow, sk.snd_una & M32))
+    tcp_retransmit_skb(sk, 0, 1, now)
+    tcp_write_xmit(sk, now)
+
+
+def _recover(sk: TcpSocket, ack: int, acked: int, now: int) -> None:
+    """NewReno: a partial acknowledgement names the next hole; a full one ends the recovery (RFC 6582)."""
+    if ack >= sk.recover:
+        sk.recovering = False
+        sk.dupacks = 0
+        sk.cwnd = sk.ssthresh
+        return
+    tcp_retransmit_skb(sk, 0, 1, now)
+    sk.cwnd = max(sk.cwnd - acked + sk.mss, sk.mss)
+
+
+def _tcp_data_queue(sk: TcpSocket, seq: int, payload: bytes, digest: int, now: int) -> None:
+    """Take the new bytes of a segment, drop the old ones, keep the early ones (`tcp_data_queue`)."""
+    end = seq + len(payload)
+    if end <= sk.rcv_nxt:
+        sk.stack.effects.append(DuplicateDropped(sk.reply_flow, seq & M32, len(payload), digest))
+        tcp_send_ack(sk, now)
+        return
+    if seq > sk.rcv_nxt:
+        _keep_for_later(sk, seq, payload, digest)
+        tcp_send_ack(sk, now)
+        return
+    sk.received.append(payload[sk.rcv_nxt - seq :] if seq < sk.rcv_nxt else payload)
+    sk.rcv_nxt = end
+    sk.ack_wanted = True
+    if sk.out_of_order:
+        _drain_out_of_order(sk)
+
+
+def _keep_for_later(sk: TcpSocket, seq: int, payload: bytes, digest: int) -> None:
+    queue = sk.out_of_order
+    if seq + len(payload) > sk.rcv_nxt + sk.parameters.receive_buffer or len(queue) >= OUT_OF_ORDER_MAX:
+        return
+    at = bisect_left(queue, (seq,))
+    if at < len(queue) and queue[at][0] == seq and len(queue[at][1]) >= len(payload):
+        sk.stack.effects.append(DuplicateDropped(sk.reply_flow, seq & M32, len(payload), digest))
+        return
+    queue.insert(at, (seq, payload, digest))
+
+
+def _drain_out_of_order(sk: TcpSocket) -> None:
+    queue = sk.out_of_order
+    taken = 0
+    for seq, payload, _ in queue:
+        if seq > sk.rcv_nxt:
+            break
+        taken += 1
+        end = seq + len(payload)
+        if end > sk.rcv_nxt:
+            sk.received.append(payload[sk.rcv_nxt - seq :])
+            sk.rcv_nxt = end
+    del queue[:taken]
+
+
+def _tcp_fin(sk: TcpSocket, fin_seq: int, now: int) -> None:
+    if fin_seq != sk.rcv_nxt or sk.fin_received:
+        tcp_send_ack(sk, now)  # early, with a hole before it, or repeated
+        return
+    sk.rcv_nxt += 1
+    sk.fin_received = True
+    sk.ack_wanted = True
+    if sk.state == ESTABLISHED:
+        sk.state = CLOSE_WAIT
+    elif sk.state == FIN_WAIT_1:
+        sk.state = CLOSING
+    elif sk.state == FIN_WAIT_2:
+        sk.state = TIME_WAIT
+        sk.deadline = None
+
+
+def _fin_acked(sk: TcpSocket) -> None:
+    """Everything up to and with our FIN is acknowledged."""
+    if not sk.fin_queued or sk.write_queue:
+        return
+    if sk.state == FIN_WAIT_1:
+        sk.state = FIN_WAIT_2
+    elif sk.state == CLOSING:
+        sk.state = TIME_WAIT
+    elif sk.state == LAST_ACK:
+        sk.state = CLOSED
+
+
+def _reset(sk: TcpSocket, seq: int) -> None:
+    """Believe a RST only when it lies exactly at the edge of the window (RFC 5961)."""
+    if seq == sk.rcv_nxt and sk.state != TIME_WAIT:
+        _die(sk, "the peer reset the connection")
+
+
+def _die(sk: TcpSocket, reason: str) -> None:
+    sk.state = CLOSED
+    sk.purge()
+    sk.stack.effects.append(ConnectionReset(sk.flow, reason))

@@ -1,0 +1,78 @@
+"""TCP's clock: the round-trip estimator and the retransmission timer (RFC 6298 with Linux's constants, tcp_timer.c).
+
+One timer per connection serves three waits that never overlap: retransmission, and, with nothing in flight, the window
+probe. The stack arms it from `deadline` after every event.
+"""
+
+from lateack.nodes.facts import ConnectionReset, RetransmitTimedOut
+from lateack.nodes.stack.packets import M32
+from lateack.nodes.stack.tcp import CLOSED, SYN_RCVD, SYN_SENT, TcpSocket
+from lateack.nodes.stack.tcp_output import tcp_retransmit_skb, tcp_send_probe
+
+
+def tcp_rtt_sample(sk: TcpSocket, sample: int) -> None:
+    """Feed one round-trip time (ns) to the estimator and derive the timeout (RFC 6298 section 2).
+
+    Linux bounds the variance term below by TCP_RTO_MIN instead of the whole timeout: RTO = SRTT + max(200 ms, 4 RTTVAR).
+    """
+    if not sk.srtt:
+        sk.srtt = max(1, sample)
+        sk.rtt_variance = sample // 2
+    else:
+        sk.rtt_variance += (abs(sk.srtt - sample) - sk.rtt_variance) // 4
+        sk.srtt += (sample - sk.srtt) // 8
+    parameters = sk.parameters
+    variance = 4 * sk.rtt_variance
+    rto = sk.srtt + (variance if variance > parameters.rto_min else parameters.rto_min)
+    sk.rto = rto if rto < parameters.rto_max else parameters.rto_max
+    sk.backoff = 0
+
+
+def tcp_rearm_rto(sk: TcpSocket, now: int) -> None:
+    """Start the timer anew while something is in flight, and stop it when nothing is (RFC 6298 5.2 and 5.3)."""
+    sk.deadline = now + sk.rto if sk.rtx_queue else None
+
+
+def tcp_timer_fired(sk: TcpSocket, now: int) -> None:
+    """The deadline has come: retransmit, probe, or give up."""
+    sk.deadline = None
+    if sk.rtx_queue:
+        _retransmit_timer(sk, now)
+    elif sk.write_queue:
+        tcp_send_probe(sk, now)
+        _back_off(sk, now)
+
+
+def _retransmit_timer(sk: TcpSocket, now: int) -> None:
+    """Everything in flight counts as lost; the head goes out again at once, alone (`tcp_retransmit_timer`)."""
+    connecting = sk.state in (SYN_SENT, SYN_RCVD)
+    if sk.retries >= (sk.parameters.syn_retries_max if connecting else sk.parameters.retries_max):
+        sk.state = CLOSED
+        sk.purge()
+        sk.stack.effects.append(ConnectionReset(sk.flow, "it timed out"))
+        return
+    sk.retries += 1
+    if not connecting:
+        _enter_loss(sk)
+    sk.stack.effects.append(RetransmitTimedOut(sk.flow, sk.snd_una & M32, sk.rto))
+    tcp_retransmit_skb(sk, 0, 1, now)
+    _back_off(sk, now)
+
+
+def _enter_loss(sk: TcpSocket) -> None:
+    if not sk.backoff:
+        sk.ssthresh = max((sk.snd_nxt - sk.snd_una) // 2, 2 * sk.mss)
+    sk.cwnd = sk.mss
+    sk.recovering = False
+    sk.dupacks = 0
+    sk.recover = sk.snd_nxt
+    sk.lost_out = 0
+    for skb in sk.rtx_queue:
+        skb.lost = True
+        sk.lost_out += skb.end_seq - max(skb.seq, sk.snd_una)
+
+
+def _back_off(sk: TcpSocket, now: int) -> None:
+    sk.backoff += 1
+    sk.rto = min(sk.rto * 2, sk.parameters.rto_max)
+    sk.deadline = now + sk.rto

@@ -1,0 +1,296 @@
+"""A store in plain memory, for worlds whose machines are copied, hashed and thrown away by the thousand."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from lateack.nodes.storage.nfs import (
+    NF3DIR,
+    NF3REG,
+    NFS3ERR_EXIST,
+    NFS3ERR_FBIG,
+    NFS3ERR_INVAL,
+    NFS3ERR_ISDIR,
+    NFS3ERR_NOENT,
+    NFS3ERR_NOSPC,
+    NFS3ERR_NOTDIR,
+    NFS3ERR_NOTEMPTY,
+    NFS3ERR_STALE,
+    SERVER_TIME,
+    Attributes,
+    Capacity,
+    NfsError,
+    SetAttributes,
+)
+from lateack.nodes.storage.store import (
+    HANDLE_BYTES_DEFAULT,
+    check_handle_bytes,
+    check_name,
+    make_handle,
+    parse_handle,
+    readable,
+)
+
+FILES_MAX: Final = 65536
+"""The most files that a store in memory holds."""
+CAPACITY_DEFAULT: Final = 64 << 20
+"""The bytes that a store in memory holds unless told otherwise."""
+FILE_BYTES_MAX: Final = 1 << 40
+"""Where a file's offsets end."""
+
+
+class MemoryFile:
+    """A file or, where `names` is a dict, a directory (an inode)."""
+
+    __slots__ = (
+        "atime",
+        "content",
+        "ctime",
+        "fileid",
+        "gid",
+        "handle",
+        "mode",
+        "mtime",
+        "name",
+        "names",
+        "parent",
+        "uid",
+    )
+
+    def __init__(self, fileid: int, handle: bytes, mode: int, now: int) -> None:
+        self.fileid = fileid
+        self.handle = handle
+        self.mode = mode & 0o7777
+        self.uid = 0
+        self.gid = 0
+        self.atime = self.mtime = self.ctime = now
+        self.content = bytearray()
+        self.names: dict[bytes, MemoryFile] | None = None
+        self.parent: MemoryFile | None = None
+        self.name = b""
+
+
+class MemoryStore:
+    """A store in plain memory, made to be copied, compared and thrown away."""
+
+    __slots__ = (
+        "capacity_bytes",
+        "file_bytes_max",
+        "files",
+        "fsid",
+        "handle_bytes",
+        "next_fileid",
+        "root",
+        "used_bytes",
+    )
+
+    def __init__(
+        self, handle_bytes: int = HANDLE_BYTES_DEFAULT, capacity_bytes: int = CAPACITY_DEFAULT, fsid: int = 1
+    ) -> None:
+        check_handle_bytes(handle_bytes)
+        self.handle_bytes = handle_bytes
+        self.capacity_bytes = capacity_bytes
+        self.file_bytes_max = FILE_BYTES_MAX
+        self.fsid = fsid
+        self.used_bytes = 0
+        self.next_fileid = 1
+        self.files: dict[bytes, MemoryFile] = {}
+        root = self._new_file(0o755, 0)
+        root.names = {}
+        self.root = root.handle
+
+    def getattr(self, file: bytes) -> Attributes:
+        """What a file is."""
+        found = self._file(file)
+        size = len(found.content)
+        is_file = found.names is None
+        return Attributes(
+            NF3REG if is_file else NF3DIR,
+            found.mode,
+            1 if is_file else 2,
+            found.uid,
+            found.gid,
+            size if is_file else 4096,
+            size if is_file else 4096,
+            self.fsid,
+            found.fileid,
+            found.atime,
+            found.mtime,
+            found.ctime,
+        )
+
+    def setattr(self, file: bytes, changes: SetAttributes, now: int) -> None:
+        """Change mode, owner, size or times."""
+        found = self._file(file)
+        if changes.size is not None:
+            self._resize(self._regular(file), changes.size)
+            found.mtime = now
+        found.mode = found.mode if changes.mode is None else changes.mode & 0o7777
+        found.uid = found.uid if changes.uid is None else changes.uid
+        found.gid = found.gid if changes.gid is None else changes.gid
+        if changes.atime is not None:
+            found.atime = now if changes.atime == SERVER_TIME else changes.atime
+        if changes.mtime is not None:
+            found.mtime = now if changes.mtime == SERVER_TIME else changes.mtime
+        found.ctime = now
+
+    def lookup(self, directory: bytes, name: bytes) -> bytes:
+        """The handle of a name in a directory."""
+        check_name(name)
+        found = self._names(directory).get(name)
+        if found is None:
+            raise NfsError(NFS3ERR_NOENT)
+        return found.handle
+
+    def create(self, directory: bytes, name: bytes, mode: int, now: int) -> bytes:
+        """Make an empty file that was not there and give its handle."""
+        return self._enter(directory, name, mode, now).handle
+
+    def mkdir(self, directory: bytes, name: bytes, mode: int, now: int) -> bytes:
+        """Make an empty directory and give its handle."""
+        made = self._enter(directory, name, mode, now)
+        made.names = {}
+        return made.handle
+
+    def remove(self, directory: bytes, name: bytes, now: int) -> None:
+        """Remove a name that is not a directory's."""
+        found = self._file(self.lookup(directory, name))
+        if found.names is not None:
+            raise NfsError(NFS3ERR_ISDIR)
+        self._drop(directory, found, now)
+
+    def rmdir(self, directory: bytes, name: bytes, now: int) -> None:
+        """Remove an empty directory."""
+        found = self._file(self.lookup(directory, name))
+        if found.names is None:
+            raise NfsError(NFS3ERR_NOTDIR)
+        if found.names:
+            raise NfsError(NFS3ERR_NOTEMPTY)
+        self._drop(directory, found, now)
+
+    def rename(self, from_directory: bytes, from_name: bytes, to_directory: bytes, to_name: bytes, now: int) -> None:
+        """Give a file another name, replacing what bore it."""
+        moved = self._file(self.lookup(from_directory, from_name))
+        check_name(to_name)
+        target_names = self._names(to_directory)
+        target = self._file(to_directory)
+        self._check_not_inside(moved, target)
+        replaced = target_names.get(to_name)
+        if replaced is moved:
+            return
+        if replaced is not None:
+            drop = self.remove if moved.names is None else self.rmdir
+            drop(to_directory, to_name, now)
+        source = self._file(from_directory)
+        del self._names(from_directory)[from_name]
+        target_names[to_name] = moved
+        moved.parent, moved.name = target, to_name
+        source.mtime = source.ctime = target.mtime = target.ctime = moved.ctime = now
+
+    def readdir(self, directory: bytes) -> list[tuple[bytes, int]]:
+        """The names in a directory and their fileids, sorted."""
+        return sorted((name, file.fileid) for name, file in self._names(directory).items())
+
+    def read(self, file: bytes, offset: int, count: int) -> bytes:
+        """At most `count` bytes of a file; fewer only at its end."""
+        return bytes(self._regular(file).content[offset : offset + count])
+
+    def write(self, file: bytes, offset: int, data: memoryview, now: int) -> int:
+        """Put bytes into a file and say how many: all."""
+        found = self._regular(file)
+        count = len(data)
+        end = offset + count
+        if end > len(found.content) and count:
+            self._resize(found, end)
+        found.content[offset:end] = data
+        found.mtime = found.ctime = now
+        return count
+
+    def commit(self, file: bytes) -> None:
+        """Nothing to do: this memory outlives the server."""
+        self._file(file)
+
+    def path(self, file: bytes) -> str:
+        """A file's path from the root, for people to read."""
+        found = self._file(file)
+        path = readable(found.name)
+        while found.parent is not None and found.parent.parent is not None:
+            found = found.parent
+            path = f"{readable(found.name)}/{path}"
+        return path
+
+    def capacity(self) -> Capacity:
+        """How much there is and how much is left."""
+        free = self.capacity_bytes - self.used_bytes
+        files = FILES_MAX - len(self.files)
+        return Capacity(self.capacity_bytes, free, free, FILES_MAX, files, files)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def _file(self, handle: bytes) -> MemoryFile:
+        file = self.files.get(handle)
+        if file is None:
+            parse_handle(handle, self.fsid, self.handle_bytes)  # says if it never was a handle of ours
+            raise NfsError(NFS3ERR_STALE)
+        return file
+
+    def _regular(self, handle: bytes) -> MemoryFile:
+        file = self._file(handle)
+        if file.names is not None:
+            raise NfsError(NFS3ERR_ISDIR)
+        return file
+
+    def _names(self, handle: bytes) -> dict[bytes, MemoryFile]:
+        names = self._file(handle).names
+        if names is None:
+            raise NfsError(NFS3ERR_NOTDIR)
+        return names
+
+    def _new_file(self, mode: int, now: int) -> MemoryFile:
+        fileid = self.next_fileid
+        self.next_fileid += 1
+        file = MemoryFile(fileid, make_handle(self.fsid, fileid, 1, self.handle_bytes), mode, now)
+        self.files[file.handle] = file
+        return file
+
+    def _enter(self, directory: bytes, name: bytes, mode: int, now: int) -> MemoryFile:
+        check_name(name)
+        names = self._names(directory)
+        if name in names:
+            raise NfsError(NFS3ERR_EXIST)
+        if len(self.files) >= FILES_MAX:
+            raise NfsError(NFS3ERR_NOSPC)
+        parent = self.files[directory]
+        file = self._new_file(mode, now)
+        file.parent, file.name = parent, name
+        names[name] = file
+        parent.mtime = parent.ctime = now
+        return file
+
+    def _drop(self, directory: bytes, file: MemoryFile, now: int) -> None:
+        parent = self.files[directory]
+        del self._names(directory)[file.name]
+        del self.files[file.handle]
+        self.used_bytes -= len(file.content)
+        parent.mtime = parent.ctime = now
+
+    def _check_not_inside(self, moved: MemoryFile, target: MemoryFile) -> None:
+        """A directory must not be moved into itself."""
+        above: MemoryFile | None = target
+        while above is not None:
+            if above is moved:
+                raise NfsError(NFS3ERR_INVAL)
+            above = above.parent
+
+    def _resize(self, file: MemoryFile, size: int) -> None:
+        growth = size - len(file.content)
+        if size > self.file_bytes_max:
+            raise NfsError(NFS3ERR_FBIG)
+        if self.used_bytes + growth > self.capacity_bytes:
+            raise NfsError(NFS3ERR_NOSPC)
+        self.used_bytes += growth
+        if growth > 0:
+            file.content.extend(bytes(growth))
+        else:
+            del file.content[size:]

@@ -1,0 +1,165 @@
+"""An NFSv3 server as a part: bytes of calls in, bytes of replies out, and a list of what happened."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import xxhash
+
+from lateack.nodes.storage import nfs, rpc
+from lateack.nodes.storage.drc import DOIT, DROPIT, Client, DuplicateRequestCache
+from lateack.nodes.storage.nfs import NfsError
+from lateack.nodes.storage.nfs_procedures import (
+    PROCEDURES,
+    TRANSFER_DEFAULT,
+    AdmittedCall,
+    NfsProcedures,
+)
+from lateack.nodes.storage.server_events import DuplicateSeen, ServerEvent
+from lateack.nodes.storage.store import Store
+from lateack.nodes.storage.xdr import XdrError
+
+WITNESSED_MAX: Final = 4096
+"""How many modifying calls the server remembers in order to say that one of them came again."""
+
+
+class NfsServer:
+    """Program 100003 version 3 over a store; its owner gives it calls and drains `events`.
+
+    `verifier` is the eight bytes by which clients know this instance from the one before a restart.
+    """
+
+    __slots__ = (
+        "accepted_credential",
+        "calls",
+        "drc",
+        "procedures",
+        "refused",
+        "root_handle",
+        "undecodable",
+        "witnessed",
+    )
+
+    def __init__(
+        self,
+        store: Store,
+        verifier: bytes,
+        drc: DuplicateRequestCache | None = None,
+        transfer_max: int = TRANSFER_DEFAULT,
+    ) -> None:
+        self.procedures = NfsProcedures(store, verifier, transfer_max)
+        self.drc = drc if drc is not None else DuplicateRequestCache()
+        self.root_handle = store.root
+        self.calls = 0
+        self.refused = 0
+        self.undecodable = 0
+        self.accepted_credential = b""  # the last AUTH_SYS body found good, for most calls carry the same
+        # What was executed, by client address, XID and procedure. This is no part of an NFS server: it is the witness
+        # who can say, whatever the reply cache forgot, that a call came again and whether its bytes had changed.
+        self.witnessed: dict[tuple[str, int, int], int] = {}
+
+    @property
+    def events(self) -> list[ServerEvent]:
+        """What happened and was not drained yet, in order."""
+        return self.procedures.events
+
+    def drain_events(self) -> list[ServerEvent]:
+        """Take what happened since the last time."""
+        events = self.procedures.events
+        self.procedures.events = []
+        return events
+
+    def handle_call(self, record: bytes, client: Client, now: int) -> bytes | None:
+        """Serve one call and give its reply; None for a dropped duplicate and for bytes that are no call."""
+        admitted = self.admit(record, client, now)
+        return self.execute(admitted, now) if isinstance(admitted, AdmittedCall) else admitted
+
+    def admit(self, record: bytes, client: Client, now: int) -> AdmittedCall | bytes | None:
+        """Decide on a call without executing it; an AdmittedCall must be executed, now or later.
+
+        Until then the reply cache has it in progress, and duplicates of it are dropped.
+        """
+        self.calls += 1
+        try:
+            call = rpc.decode_call(record)
+            refusal = self._refusal(call)
+        except XdrError:
+            self.undecodable += 1
+            return None
+        except rpc.RpcRefused as refused:
+            refusal = refused.reply
+            call = None
+        if refusal is not None or call is None:
+            self.refused += 1
+            return refusal
+        decode, _, cached = PROCEDURES[call.procedure]
+        try:
+            admitted = AdmittedCall(call, record, client, decode(record, call.arguments))
+        except XdrError:
+            self.refused += 1
+            return rpc.encode_refusal(call.xid, rpc.GARBAGE_ARGS)
+        if not cached:
+            self.drc.not_cached += 1
+            return admitted
+        return self._look_up(admitted, now)
+
+    def execute(self, admitted: AdmittedCall, now: int) -> bytes:
+        """Execute an admitted call and give its reply."""
+        call = admitted.call
+        procedures = self.procedures
+        try:
+            results = PROCEDURES[call.procedure][1](procedures, admitted, now)
+        except (NfsError, OSError) as error:
+            results = procedures.failure(admitted, error)
+        reply = rpc.encode_success(call.xid, results)
+        if admitted.entry is not None:
+            self.drc.update(admitted.entry, reply, len(results), now)
+        return reply
+
+    def _refusal(self, call: rpc.Call) -> bytes | None:
+        """The reply to a call that is none of ours, in the order in which Linux asks (svc_process_common)."""
+        if not self._credential_is_good(call):
+            return rpc.encode_auth_error(call.xid, rpc.AUTH_BADCRED)
+        if call.program != nfs.PROGRAM:
+            return rpc.encode_refusal(call.xid, rpc.PROG_UNAVAIL)
+        if call.version != nfs.VERSION:
+            return rpc.encode_program_mismatch(call.xid, nfs.VERSION, nfs.VERSION)
+        if call.procedure >= nfs.PROCEDURES:
+            return rpc.encode_refusal(call.xid, rpc.PROC_UNAVAIL)
+        return None
+
+    def _credential_is_good(self, call: rpc.Call) -> bool:
+        if call.flavor == rpc.AUTH_NONE:
+            return True
+        if call.flavor != rpc.AUTH_SYS:
+            return False
+        if call.credential != self.accepted_credential:
+            try:
+                rpc.decode_auth_sys(call.credential)
+            except XdrError:
+                return False
+            self.accepted_credential = call.credential
+        return True
+
+    def _look_up(self, admitted: AdmittedCall, now: int) -> AdmittedCall | bytes | None:
+        """Ask the reply cache about a modifying call, and note where it came before."""
+        call, record, client = admitted.call, admitted.record, admitted.client
+        outcome, entry = self.drc.lookup(call, record, client, now)
+        digest = xxhash.xxh3_64_intdigest(memoryview(record)[call.arguments :])
+        key = (client[0], call.xid, call.procedure)
+        first = self.witnessed.get(key)
+        if outcome == DOIT:
+            if first is not None:
+                self._note(admitted, "executed-again", first != digest)
+            elif len(self.witnessed) >= WITNESSED_MAX:
+                del self.witnessed[next(iter(self.witnessed))]
+            self.witnessed[key] = digest
+            admitted.entry = entry
+            return admitted
+        differs = first is not None and first != digest
+        self._note(admitted, "dropped" if outcome == DROPIT else "replied", differs)
+        return None if outcome == DROPIT or entry is None else entry.reply
+
+    def _note(self, admitted: AdmittedCall, outcome: str, differs: bool) -> None:
+        call = admitted.call
+        self.procedures.events.append(DuplicateSeen(call.xid, admitted.client, call.procedure, outcome, differs))

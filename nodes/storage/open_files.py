@@ -1,0 +1,150 @@
+"""The files that a directory store has open, and where the others were last seen."""
+
+from __future__ import annotations
+
+import array
+import errno
+import fcntl
+import os
+import stat
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from lateack.nodes.storage.nfs import NFS3ERR_STALE, NfsError
+
+OPEN_FILES_MAX: Final = 64
+"""How many descriptors a store keeps open."""
+DEPTH_MAX: Final = 32
+"""How deep directories may be nested: less than OPEN_FILES_MAX, so that a parent is open while its child is opened."""
+PLACES_MAX: Final = 65536
+"""For how many files the store remembers where they are; others are searched for."""
+OPEN_FLAGS: Final = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+
+_FS_IOC_GETVERSION = 0x80087601
+
+
+class OpenFile(msgspec.Struct, frozen=True, gc=False):
+    """A descriptor of a file or directory and what it was opened on."""
+
+    descriptor: int
+    generation: int
+    is_directory: bool
+
+
+class Place(msgspec.Struct, frozen=True, gc=False):
+    """Where a file was last seen: a name in a directory."""
+
+    parent: int
+    name: bytes
+
+
+class OpenFiles:
+    """A bounded cache of descriptors below a root, by fileid (inode number)."""
+
+    def __init__(self, root: str | Path) -> None:
+        descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        status = os.fstat(descriptor)
+        self.device = status.st_dev
+        self.root_fileid = status.st_ino
+        self.root = OpenFile(descriptor, _generation(descriptor), True)
+        self.places: dict[int, Place] = {}
+        self._open: dict[int, OpenFile] = {}  # the least recently used first
+
+    def close(self) -> None:
+        """Close every descriptor."""
+        for file in (*self._open.values(), self.root):
+            os.close(file.descriptor)
+        self._open.clear()
+
+    def get(self, fileid: int, depth: int = 0) -> OpenFile:
+        """The open file of a fileid, from the cache or opened anew."""
+        if fileid == self.root_fileid:
+            return self.root
+        found = self._open.pop(fileid, None)
+        if found is None:
+            found = self._reopen(fileid, depth)
+        self._open[fileid] = found
+        while len(self._open) > OPEN_FILES_MAX:
+            os.close(self._open.pop(next(iter(self._open))).descriptor)
+        return found
+
+    def _reopen(self, fileid: int, depth: int) -> OpenFile:
+        """Open a file where it was last seen; where it is no longer there, search for it once."""
+        for place in (self.places.get(fileid), None):
+            place = place or self.search(fileid)
+            if place is None or depth >= DEPTH_MAX:
+                break
+            parent = self.get(place.parent, depth + 1)
+            found = self._open_at(parent.descriptor, place.name, fileid)
+            if found is not None:
+                return found
+            self.places.pop(fileid, None)
+        raise NfsError(NFS3ERR_STALE)
+
+    def _open_at(self, parent: int, name: bytes, fileid: int) -> OpenFile | None:
+        """Open a name if it still is that file; only files and directories, for opening a device could do something."""
+        try:
+            status = os.stat(name, dir_fd=parent, follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+        is_directory = stat.S_ISDIR(status.st_mode)
+        if status.st_ino != fileid or not (is_directory or stat.S_ISREG(status.st_mode)):
+            return None
+        descriptor = _open_descriptor(parent, name, is_directory)
+        status = os.fstat(descriptor)
+        if status.st_ino != fileid or status.st_dev != self.device:
+            os.close(descriptor)
+            return None
+        return OpenFile(descriptor, _generation(descriptor), is_directory)
+
+    def search(self, fileid: int) -> Place | None:
+        """Walk the tree for a file that a handle from before a restart names."""
+        for _, directories, files, descriptor in os.fwalk(".", dir_fd=self.root.descriptor):
+            parent = os.fstat(descriptor).st_ino
+            for name in (*directories, *files):
+                status = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
+                if status.st_dev != self.device:
+                    if name in directories:
+                        directories.remove(name)  # another file system: not ours to walk
+                    continue
+                self.remember(status.st_ino, Place(parent, os.fsencode(name)))
+                if status.st_ino == fileid:
+                    return self.places[fileid]
+        return None
+
+    def remember(self, fileid: int, place: Place) -> None:
+        """Note where a file was seen."""
+        if len(self.places) >= PLACES_MAX and fileid not in self.places:
+            del self.places[next(iter(self.places))]
+        self.places[fileid] = place
+
+    def forget(self, fileid: int) -> None:
+        """A name of this file is gone: close it, so that a handle to it is found stale or found elsewhere."""
+        self.places.pop(fileid, None)
+        found = self._open.pop(fileid, None)
+        if found is not None:
+            os.close(found.descriptor)
+
+
+def _open_descriptor(parent: int, name: bytes, is_directory: bool) -> int:
+    """Open for reading and writing, or for reading alone where writing is not allowed."""
+    if is_directory:
+        return os.open(name, os.O_RDONLY | os.O_DIRECTORY | OPEN_FLAGS, dir_fd=parent)
+    try:
+        return os.open(name, os.O_RDWR | OPEN_FLAGS, dir_fd=parent)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EROFS, errno.ETXTBSY):
+            raise
+        return os.open(name, os.O_RDONLY | OPEN_FLAGS, dir_fd=parent)
+
+
+def _generation(descriptor: int) -> int:
+    """What tells a file from an earlier one with the same inode number; 0 on file systems that do not say."""
+    version = array.array("L", [0])
+    try:
+        fcntl.ioctl(descriptor, _FS_IOC_GETVERSION, version)
+    except OSError:
+        return 0
+    return version[0] & 0x7FFFFFFF

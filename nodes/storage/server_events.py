@@ -1,0 +1,54 @@
+"""What an NFS server tells its owner: events that the owner turns into facts."""
+
+from __future__ import annotations
+
+import msgspec
+
+from lateack.nodes.storage.drc import Client
+
+
+class WriteExecuted(msgspec.Struct, frozen=True, gc=False):
+    """A WRITE's bytes went into a file; `digest` is the xxh3_64 of the bytes written."""
+
+    xid: int
+    client: Client
+    name: str
+    offset: int
+    count: int
+    stable: int
+    digest: int
+
+
+class CommitExecuted(msgspec.Struct, frozen=True, gc=False):
+    """A COMMIT made a file's bytes stable."""
+
+    xid: int
+    client: Client
+    name: str
+    offset: int
+    count: int
+
+
+class OperationFailed(msgspec.Struct, frozen=True, gc=False):
+    """A call was executed and failed with an nfsstat3."""
+
+    xid: int
+    client: Client
+    proc: int
+    status: int
+
+
+class DuplicateSeen(msgspec.Struct, frozen=True, gc=False):
+    """A modifying call came again; `outcome` is replied, dropped or executed-again.
+
+    `payload_differs` says whether its arguments were other than those of the first.
+    """
+
+    xid: int
+    client: Client
+    proc: int
+    outcome: str
+    payload_differs: bool
+
+
+ServerEvent = WriteExecuted | CommitExecuted | OperationFailed | DuplicateSeen

@@ -1,0 +1,46 @@
+"""What a scenario's parts have to do with each other: machines, facts, frames, sizes, strategies."""
+
+import pytest
+
+from lateack.cluster.scenario import ScenarioError, load
+
+MISFITS = {
+    "faults.acks.since.frame.from=guest2": "faults.acks.since.frame.from names no machine: 'guest2'; the nearest is "
+    "'guest1'.",
+    "faults.acks.hold.to=sever": "faults.acks.hold.to names no machine: 'sever'; the nearest is 'server'.",
+    "faults.acks.until.node=backen": "faults.acks.until.node names no machine: 'backen'; the nearest is 'backend'.",
+    "faults.acks.since.frame.rpc=WRIT": "faults.acks.since.frame.rpc names no NFS procedure: 'WRIT'; the nearest is "
+    "'WRITE'.",
+    "faults.egress.until.0.fact=BufferFill": "faults.egress.until.0.fact names no fact: 'BufferFill'; the nearest is "
+    "'BufferRefilled'.",
+    "faults.acks.until.where.agin=1": "faults.acks.until.where.agin names no field of Parked; the nearest is 'again'.",
+    "faults.acks.until.where.again=1": "faults.acks.until.where.again must be true or false, not 1.",
+    "faults.acks.until.where.seq=first": "faults.acks.until.where.seq must be a whole number, not 'first'.",
+    "requires.0.fact=Timeout": "requires.0.fact names no fact: 'Timeout'; the nearest is 'CallTimedOut'.",
+    "expect.1.when={server.drk: none}": "expect.1.when.server.drk names no key of a scenario; the nearest is "
+    "'server.drc'.",
+    "expect.1.when={seed.low: 1}": "expect.1.when.seed.low names no key of a scenario; seed has no keys of its own.",
+    "expect.1.when={server.drc: [none, some]}": "expect.1.when.server.drc must be checksum, no-checksum or none, not "
+    "'some'; the nearest is 'none'.",
+    "workload.common_prefix=5000": "workload.common_prefix is 5000, longer than the write_size of 4096.",
+    "workload.buffers=96": "workload.buffers needs 96 pages, and guests.memory_pages gives 96.",
+    "tcp.rto_min_ms=130000": "tcp.rto_min_ms is 130000, above the rto_max_ms of 120000.",
+    "strategies.guest=on-repli": "strategies.guest names no strategy: 'on-repli'; the nearest is 'on-reply'.",
+}
+
+
+@pytest.mark.parametrize(("override", "sentence"), MISFITS.items())
+def test_parts_that_do_not_fit_are_told(override: str, sentence: str) -> None:
+    """A name or value that is right by itself but wrong in this scenario is refused like any other mistake."""
+    with pytest.raises(ScenarioError) as caught:
+        load("late-ack", [override])
+
+    assert str(caught.value) == f"--set {override}: {sentence}"
+
+
+def test_more_guests_make_more_names() -> None:
+    """Machine names follow the number of guests."""
+    scenario = load("late-ack", ["guests.count=2", "faults.acks.hold.to=guest2"])
+
+    assert scenario.faults["acks"].hold is not None
+    assert scenario.faults["acks"].hold.target == "guest2"

@@ -1,0 +1,64 @@
+"""Faults as rules: each at its place, with everything that the YAML said."""
+
+from lateack.cluster.faults import PLACES, requirements, rules_at
+from lateack.cluster.scenario import from_raw, load
+from lateack.nodes.rules import FactMatch, FrameMatch, Rule, Trigger
+
+
+def test_every_rule_acts_at_its_own_place() -> None:
+    """Holds act on the network and gates where they stand."""
+    scenario = load("late-ack")
+
+    names = {place: [rule.name for rule in rules_at(scenario, place)] for place in PLACES}
+
+    assert names == {"network": ["acks"], "backend.nic": ["egress"], "backend.ring": []}
+
+
+def test_a_gate_moves_with_its_setting() -> None:
+    """The place of a gate is a key like any other."""
+    scenario = load("late-ack", ["faults.egress.gate=backend.ring"])
+
+    assert rules_at(scenario, "backend.nic") == ()
+    assert [rule.place for rule in rules_at(scenario, "backend.ring")] == ["backend.ring"]
+
+
+def test_a_rule_says_what_the_story_says() -> None:
+    """Frames, facts, values and counts arrive in the rule as they stand in the story."""
+    [rule] = rules_at(load("late-ack"), "network")
+
+    assert rule == Rule(
+        name="acks",
+        action="hold",
+        place="network",
+        frames=FrameMatch(source="server", target="guest1"),
+        since=Trigger(frames=(FrameMatch(source="guest1", rpc="WRITE"),)),
+        until=Trigger(facts=(FactMatch("Parked", "backend", (("again", True),)),)),
+    )
+
+
+def test_the_forms_of_a_trigger_mean_the_same() -> None:
+    """One condition, a list of one, and `any` with one are the same trigger, but for its nth."""
+    condition = {"fact": "Parked", "where": {"place": "backend.nic"}}
+    forms = [condition | {"nth": 2}, {"any": [condition], "nth": 2}, [condition]]
+    scenario = from_raw({"story": "forms", "faults": {f"f{i}": {"hold": {}, "until": f} for i, f in enumerate(forms)}})
+
+    triggers = [rule.until for rule in rules_at(scenario, "network")]
+
+    expected = (FactMatch("Parked", None, (("place", "backend.nic"),)),)
+    assert triggers == [Trigger(facts=expected, nth=2), Trigger(facts=expected, nth=2), Trigger(facts=expected)]
+
+
+def test_single_frames_are_dropped_by_number() -> None:
+    """A drop says which of the matching frames it means, and lasts from beginning to end if nothing else is said."""
+    scenario = from_raw({"story": "loss", "faults": {"third": {"drop": {"rpc": "WRITE"}, "nth": [1, 3]}}})
+
+    [rule] = rules_at(scenario, "network")
+
+    assert (rule.action, rule.nth, rule.since, rule.until) == ("drop", (1, 3), None, None)
+
+
+def test_values_that_are_lists_match_tuples() -> None:
+    """A fact's tuple is written as a list in YAML, and compares equal all the same."""
+    scenario = from_raw({"story": "frames", "requires": [{"fact": "BufferRefilled", "where": {"frames": [8, 9]}}]})
+
+    assert requirements(scenario) == (FactMatch("BufferRefilled", None, (("frames", (8, 9)),)),)
