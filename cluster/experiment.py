@@ -21,8 +21,8 @@ from lateack.cluster.verdict import Verdict, judge
 from lateack.cluster.virtual import VirtualWorld
 from lateack.nodes.errors import LateackError
 from lateack.nodes.node import S
-from lateack.nodes.storage.directory_store import DirectoryStore
 from lateack.nodes.storage.memory_store import MemoryStore
+from lateack.nodes.storage.mirror_store import MirrorStore
 from lateack.nodes.storage.store import Store
 
 Progress = Callable[[str, int, int], None]
@@ -58,7 +58,7 @@ class VirtualSession:
         handle_bytes = scenario.server.handle_bytes
         if server_dir is None:
             return run_virtually(Topology(scenario), MemoryStore(handle_bytes=handle_bytes), progress=progress)
-        store = DirectoryStore(server_dir, handle_bytes=handle_bytes)
+        store = MirrorStore(server_dir, handle_bytes)
         try:
             return run_virtually(Topology(scenario), store, progress=progress)
         finally:
@@ -76,7 +76,10 @@ def run_virtually(
         for name in (SERVER, NETWORK, "backend", *topology.guests)
     }
     world = VirtualWorld(machines, topology.awaited_facts(), topology.scenario.limits.duration_s * S)
-    return world.run(progress)
+    trace = world.run(progress)
+    for machine in machines.values():
+        machine.close()
+    return trace
 
 
 class Session:

@@ -4,7 +4,6 @@ Everything is read from the trace. A run is told around one write and the one fr
 that left with the wrong bytes or else, where none did, the first that was sent again.
 """
 
-import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -18,8 +17,6 @@ MOMENTS_MAX = 10
 BYTES_SHOWN = 16
 PAGE_SIZE = 4096
 WRITE = 7  # NFSPROC3_WRITE (RFC 1813, section 3.3.7)
-# The end of WRITE3args (RFC 1813): count, stable, and the length of the opaque data, which equals count.
-WRITE_ARGUMENTS = re.compile(rb"(.{4})\x00\x00\x00[\x00-\x02]\1", re.DOTALL)
 OUTCOMES = {
     "replied": "answered it from its duplicate request cache, without executing it",
     "dropped": "dropped it, since the first one was still being executed",
@@ -109,17 +106,32 @@ def _write_behind(trace: Trace, sent: int, packet: FrameSent, writes: Sequence[W
 
 def _departure(case: Case) -> list[Moment]:
     """The write is issued and leaves."""
-    fact, detail = case.write.fact, []
-    segment = case.trace[case.sent][3] if case.sent >= 0 else None
+    trace, fact, detail = case.trace, case.write.fact, []
+    sends = trace.placed(SegmentTransmitted, case.write.issued)
+    first = next((place for place, _, node, _ in sends if node == case.write.node), -1)
+    segment = trace[first if _called_again(case) else case.sent][3] if first >= 0 else None
     if isinstance(segment, SegmentTransmitted):
         detail.append(f"sent as sequence {segment.seq} of {segment.flow}")
-        meant = _kept(case.trace, segment.flow, segment.seq)
-        arguments = WRITE_ARGUMENTS.search(meant)
-        if arguments and int.from_bytes(arguments[1], "big") == fact.count:
-            detail.append(f"its data begin {_dump(meant[arguments.end() : arguments.end() + BYTES_SHOWN])}")
+        data = _write_data(_kept(trace, segment.flow, segment.seq), fact.count)
+        if data:
+            detail.append(f"its data begin {_dump(data[:BYTES_SHOWN])}")
     what = f"{fact.count} bytes at offset {fact.offset} of {fact.file}"
-    sentence = f"The application wrote {what} from frames {ranges_text(fact.frames)}: WRITE, xid {fact.xid:#010x}."
-    return [_moment(case.trace, case.write.issued, sentence, *detail)]
+    sentence = f"The application wrote {what} from {_frames_text(fact.frames)}: WRITE, xid {fact.xid:#010x}."
+    return [_moment(trace, case.write.issued, sentence, *detail)]
+
+
+def _write_data(call: bytes, count: int) -> bytes:
+    """Return the data of a WRITE call: they follow count, stable, and their own length, which is count once more.
+
+    WRITE3args, RFC 1813 section 3.3.7.
+    """
+    number = count.to_bytes(4, "big")
+    starts = [call.find(number + stable.to_bytes(4, "big") + number) for stable in range(3)]
+    return call[max(starts) + 12 :] if max(starts) >= 0 else b""
+
+
+def _frames_text(frames: tuple[int, ...]) -> str:
+    return f"{'frame' if len(frames) == 1 else 'frames'} {ranges_text(frames)}"
 
 
 def _again(case: Case) -> list[Moment]:
@@ -161,16 +173,21 @@ def _call_again(case: Case) -> list[Moment]:
     key = (write.node, write.fact.xid)
     late = any((node, fact.xid) == key for _, _, node, fact in trace.placed(facts.CallTimedOut))
     why = "No reply came in time" if late else "The connection was lost"
+    told = []
+    for place in _called_again(case)[:1]:
+        waited = milliseconds(trace[place][0] - trace[write.issued][0])
+        sentence = f"{why}: RPC sent the call again after {waited} ms, under its old xid."
+        told.append(_moment(trace, place, sentence, "to the transport its bytes are new ones"))
+    return told
+
+
+def _called_again(case: Case) -> list[int]:
+    """Return where RPC sent the write's call again, up to the packet that decided."""
+    key, end = (case.write.node, case.write.fact.xid), case.frame if case.frame >= 0 else len(case.trace)
+    calls = case.trace.placed(facts.CallTransmitted, case.write.issued)
     return [
-        _moment(
-            trace,
-            place,
-            f"{why}: RPC sent the call again after {milliseconds(at - trace[write.issued][0])} ms, under its old xid.",
-            "to the transport its bytes are new ones",
-        )
-        for place, at, node, call in trace.placed(facts.CallTransmitted, write.issued)
-        if (node, call.xid) == key and call.transmission > 1
-    ][:1]
+        place for place, _, node, call in calls if (node, call.xid) == key and call.transmission > 1 and place < end
+    ]
 
 
 def _completion(case: Case) -> list[Moment]:
@@ -200,7 +217,7 @@ def _completion(case: Case) -> list[Moment]:
 def _released(case: Case, before: int) -> list[str]:
     """Tell which rule of the network had just let its frames go on."""
     return [
-        f"rule {fact.rule} had let {fact.count} frames go on at {milliseconds(at)} ms"
+        f"rule {fact.rule} had let what it held go on, {fact.count} in number, at {milliseconds(at)} ms"
         for place, at, _, fact in case.trace.placed(facts.FramesReleased, case.write.issued)
         if place < before
     ][-1:]
@@ -213,10 +230,9 @@ def _refill(case: Case) -> list[Moment]:
         return []
     fact = case.trace[place][3]
     assert isinstance(fact, facts.BufferRefilled)
-    which = "the very frames of the waiting packet" if place < case.frame else "the frames of the write, only now"
-    sentence = (
-        f"The application refilled {which}, {ranges_text(fact.frames)}, with the file's bytes from {fact.offset}."
-    )
+    which = "which the waiting packet shows" if place < case.frame else "only now"
+    what = f"{_frames_text(fact.frames)}, {which}, with the file's bytes from {fact.offset}"
+    sentence = f"The application refilled {what}."
     return [_moment(case.trace, place, sentence, f"held  {fact.held:016x}", f"holds {fact.holds:016x}")]
 
 

@@ -151,8 +151,8 @@ def _origin(trace: Trace, place: int, frame: FrameSent, offset: int) -> tuple[st
 def covering(trace: Trace, kind: type[SegmentTransmitted] | type[Parked], frame: FrameSent, offset: int) -> list[int]:
     """Return where in the trace byte *offset* of a sent frame was recorded as transmitted or parked, earliest first.
 
-    Ranges that begin where the frame begins are meant, or else any that hold the byte: datagrams are numbered one by one,
-    so that a look at ranges alone would take one for another.
+    Ranges that begin where the frame begins are meant, or else any that hold the byte: datagrams are numbered one by
+    one, so that a look at ranges alone would take one for another.
     """
     same: list[int] = []
     holding: list[int] = []

@@ -36,6 +36,15 @@ GUEST_PAGES_LEFT = 8
 """Frames that a guest needs beside rings, receive buffers and page buffers: heads of socket buffers above all."""
 
 
+BACKEND_PAGES = 16
+BACKEND_PAGES_PER_GUEST = 512
+"""Frames of the backend: every one of a guest's 256 pending requests may be a copied page, and another time a header."""
+
+SERVER_PAGES = 16
+SERVER_PAGES_PER_GUEST = 32
+"""Frames of the server: its replies lie in cells of an eighth of a frame until they are acknowledged."""
+
+
 class BytesSource:
     """An input that lies in memory."""
 
@@ -217,7 +226,6 @@ class Topology:
 
     def _backend_config(self) -> BackendConfig:
         scenario = self.scenario
-        slots = 256 * len(self.guests)
         return BackendConfig(
             name=BACKEND,
             network=NETWORK,
@@ -227,7 +235,7 @@ class Topology:
             queue_frames=scenario.host.queue_frames,
             gso=scenario.host.gso,
             software_checksum=scenario.host.checksum == "software",
-            pages=max(64, min(slots, self.guest_frames * len(self.guests)) * 2),
+            pages=BACKEND_PAGES + min(BACKEND_PAGES_PER_GUEST, self.guest_frames) * len(self.guests),
         )
 
     def _links(self) -> tuple[LinkConfig, ...]:
@@ -261,6 +269,7 @@ class Topology:
             drc_entries=server.drc_entries,
             drc_expiry=server.drc_expiry_s * S,
             audit_chunk=self.scenario.workload.write_size,
+            pages=SERVER_PAGES + SERVER_PAGES_PER_GUEST * len(self.guests),
         )
 
 

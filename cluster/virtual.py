@@ -20,6 +20,9 @@ EVENTS_MAX = 200_000_000
 
 PROGRESS_EVERY = 4096
 
+WORTH_ASKING = 20_000_000
+"""A wait longer than this (ns) is gone into only if some machine still has work to do."""
+
 NOTICE_DELAY = 500_000
 """How long (ns) news of a fact takes to the rules of another machine: about what it takes on a real cluster."""
 
@@ -61,7 +64,7 @@ class VirtualWorld:
             if type(event) is TimerFired:
                 if timers.get((name, event.name)) != at:
                     continue  # the timer was set anew or cancelled
-                if at > self.duration or not self._unfinished():
+                if at - self.now > WORTH_ASKING and (at > self.duration or not self._unfinished()):
                     return
                 del timers[name, event.name]
             self.now = at

@@ -145,6 +145,6 @@ class Outbox:
         self.byte_count += size
         if self.byte_count > OUTBOX_BYTES_MAX:
             raise PeerTooSlow(
-                f"{self.byte_count >> 20} MiB wait for a link of {self.local} whose other side does not read; give the run "
-                "more processors, or fewer guests."
+                f"{self.byte_count >> 20} MiB wait for a link of {self.local} whose other side does not read; give the "
+                "run more processors, or fewer guests."
             )

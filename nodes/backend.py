@@ -13,7 +13,7 @@ import msgspec
 from lateack.nodes.facts import Counted, Fact, GateClosed, GateOpened, LeftOver, Parked, VifConnected
 from lateack.nodes.memory.hypervisor import Hypervisor
 from lateack.nodes.memory.pages import HeadSlab, Memory, PagePool
-from lateack.nodes.messages import Frames, Noticed, Notify, Xenbus
+from lateack.nodes.messages import Frames, Message, Noticed, Notify, Xenbus
 from lateack.nodes.node import Audit, Boot, Effect, Event, Received, Send, Time, TimerFired
 from lateack.nodes.rules import ACTIVE, Rule, RuleState
 from lateack.nodes.split.netback import FatalRequest, Vif, admit_packet
@@ -67,7 +67,8 @@ class Backend(NicWatcher):
         for guest, domid in config.guests.items():
             self.hypervisor.add_domain(memories[guest], GRANT_FRAME)
             self.vifs[guest] = Vif(guest, domid, self.effects)
-        self.rules = [RuleState(rule) for rule in config.rules]
+        self.rules = [RuleState(rule, config.name) for rule in config.rules]
+        self.watching = bool(self.rules)
         self.ring_closed = False
         self.copied_bytes = 0
         if self.rules:
@@ -81,14 +82,8 @@ class Backend(NicWatcher):
         """Take one event at `now`; see `Node`."""
         effects = self.effects
         match event:
-            case Received(guest, Notify()):
-                self._interrupt(self.vifs[guest], now)
-            case Received(_, Frames(frames)):
-                self._receive(frames)
-            case Received(guest, Xenbus(state, keys)):
-                self._frontend_changed(guest, state, keys)
-            case Received(_, Noticed(node, fact)):
-                self._fact_occurred(node, fact, now)
+            case Received():
+                self._received(event.source, event.message, now)
             case Boot():
                 self._boot(now)
             case Audit():
@@ -99,6 +94,23 @@ class Backend(NicWatcher):
         done = effects.copy()
         effects.clear()
         return done
+
+    def _received(self, source: str, message: Message, now: Time) -> None:
+        match message:
+            case Notify():
+                self._interrupt(self.vifs[source], now)
+            case Frames():
+                self._receive(message.frames)
+            case Xenbus():
+                self._frontend_changed(source, message.state, message.keys)
+            case Noticed():
+                self._fact_occurred(message.node, message.fact, now)
+
+    def close(self) -> None:
+        """Let go of the machine's memory; see `Node`."""
+        self.memory.close()
+        self.pool.pages.clear()
+        vars(self).clear()
 
     def pending(self) -> int:
         """Requests of guests that can still be answered; what waits behind a closed gate is the rule's business."""
@@ -142,10 +154,12 @@ class Backend(NicWatcher):
 
     def _forward(self, skb: SkBuff, now: Time) -> None:
         """The bridge: to another guest of this host if the address is one's, else out of the card."""
-        linear = skb_linear(skb)
-        vif = self.vif_by_mac.get(linear[:6])
-        if self.rules:
-            self._ring_passed(linear, skb_length(skb) - len(linear), now)
+        data = skb.data
+        view = self.memory.view
+        vif = self.vif_by_mac.get(view[data : data + 6].tobytes())
+        if self.watching:
+            linear = skb_linear(skb)
+            self._passed(RING_PLACE, dissect(linear, self.config.addresses, skb_length(skb) - len(linear)))
         if vif is None:
             self.nic.xmit(skb, now)
             return
@@ -170,7 +184,7 @@ class Backend(NicWatcher):
     # --- the end of every event ---------------------------------------------------------------------------------------
 
     def _finish_burst(self, now: Time) -> None:
-        if self.rules:
+        if self.watching:
             self._own_facts(now)
         for vif in self.vifs.values():
             if vif.released:
@@ -178,7 +192,8 @@ class Backend(NicWatcher):
                 if vif.tx is not None and vif.outstanding and not self.ring_closed and vif.tx.unconsumed_requests():
                     self._consume(vif, now)
                     self.strategy.settle(vif)
-            vif.push()
+            if vif.unpushed:
+                vif.push()
             if vif.rx_queue:
                 vif.deliver(self.hypervisor)
         frames = self.nic.take_frames()
@@ -211,10 +226,8 @@ class Backend(NicWatcher):
 
     def frame_left(self, headers: bytes, more: int) -> None:
         """A packet has left through the card: rules that gate the card may act now."""
-        self._passed(NIC_PLACE, dissect(headers, self.config.addresses, more))
-
-    def _ring_passed(self, linear: bytes, more: int, now: Time) -> None:
-        self._passed(RING_PLACE, dissect(linear, self.config.addresses, more))
+        if self.watching:
+            self._passed(NIC_PLACE, dissect(headers, self.config.addresses, more))
 
     def _passed(self, place: str, frame: Dissection) -> None:
         for rule in self.rules:
@@ -224,21 +237,23 @@ class Backend(NicWatcher):
     def _fact_occurred(self, node: str, fact: Fact, now: Time) -> None:
         for rule in self.rules:
             if rule.fact_occurred(node, fact):
+                was_closed = self.ring_closed
                 self._switch(rule)
-        if not self.ring_closed:
-            for vif in self.vifs.values():
-                self._consume(vif, now)
+                if was_closed and not self.ring_closed:
+                    for vif in self.vifs.values():
+                        self._consume(vif, now)
 
     def _own_facts(self, now: Time) -> None:
         """Rules may wait for what this very machine records; acting on one may record more."""
         seen = 0
-        while seen < len(self.effects):
+        while seen < len(self.effects) and any([rule.own_facts_awaited for rule in self.rules]):
             effect = self.effects[seen]
             seen += 1
             if isinstance(effect, Fact):
                 self._fact_occurred(self.name, effect, now)
 
     def _switch(self, rule: RuleState) -> None:
+        self.watching = any([rule.frames_awaited or rule.own_facts_awaited for rule in self.rules])
         if rule.state is ACTIVE:
             self._close(rule)
         else:

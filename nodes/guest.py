@@ -24,7 +24,7 @@ from lateack.nodes.facts import (
 )
 from lateack.nodes.memory.grants import GrantTable
 from lateack.nodes.memory.pages import PAGE_SIZE, HeadSlab, Memory, Page, PagePool
-from lateack.nodes.messages import Notify, Xenbus
+from lateack.nodes.messages import Message, Notify, Xenbus
 from lateack.nodes.node import Audit, Boot, Effect, Event, Received, Send, SetTimer, Time, TimerFired
 from lateack.nodes.split.netfront import Netfront
 from lateack.nodes.split.xenbus import CONNECTED, FIRST_FREE_FRAME, GRANT_FRAME, INIT_WAIT
@@ -142,26 +142,40 @@ class Guest:
     def handle(self, event: Event, now: Time) -> Sequence[Effect]:
         """Take one event at `now`; see `Node`."""
         match event:
-            case Received(_, Notify()):
-                self._interrupt(now)
-            case TimerFired(name):
-                self._timer(name, now)
-            case Received(_, Xenbus(state, keys)):
-                self._backend_changed(state, keys, now)
+            case Received():
+                self._received(event.message, now)
+            case TimerFired():
+                self._timer(event.name, now)
             case Boot():
                 pass
             case Audit():
                 self._audit()
-            case _:
-                raise AssertionError(f"a guest has no use for {event}")
         if self.completed:
             self._run_application(now)
         self.stack.flush(now)
-        self.netfront.flush()
-        self._arm_rpc()
+        if self.netfront.unpushed:
+            self.netfront.flush()
+        if self.rpc.deadline is not None:
+            self._arm_rpc()
         done = self.effects.copy()
         self.effects.clear()
         return done
+
+    def _received(self, message: Message, now: Time) -> None:
+        match message:
+            case Notify():
+                self._interrupt(now)
+            case Xenbus():
+                self._backend_changed(message.state, message.keys, now)
+            case _:
+                raise AssertionError(f"a guest has no use for {message}")
+
+    def close(self) -> None:
+        """Let go of the machine's memory; see `Node`."""
+        self.memory.close()
+        self.kernel_pages.pages.clear()
+        vars(self.stack).clear()
+        vars(self).clear()
 
     def pending(self) -> int:
         """Whether the copy is still under way, and what TCP has not heard back about."""
@@ -351,8 +365,10 @@ class Guest:
     def _interrupt(self, now: Time) -> None:
         stack = self.stack
         connected = self.socket is not None and self.socket.state == ESTABLISHED
-        for frame in self.netfront.interrupt(now):
-            stack.receive(frame, now)
+        frames = self.netfront.interrupt(now)
+        if not frames:
+            return
+        stack.receive_burst(frames, now)
         sk = self.socket
         if sk is not None:
             if not connected and sk.state == ESTABLISHED:
@@ -410,15 +426,14 @@ class Guest:
 
     def _audit(self) -> None:
         netfront = self.netfront
+        offered = netfront.rx_offered
         left = {
-            "grants": self.grants.in_use - 2 - sum(page is not None for page in netfront.rx_pages),
+            "grants": self.grants.in_use - 2 - offered,
             "unanswered requests": netfront.tx.size - len(netfront.free_ids),
             "queued packets": len(netfront.queue),
             "page references": sum(page.refs - 1 for buffer in self.copier.buffers for page in buffer.pages),
             "socket buffers": self.slab.outstanding,
-            "kernel pages": self.kernel_pages.outstanding
-            - len(self.slab.pages)
-            - sum(page is not None for page in netfront.rx_pages),
+            "kernel pages": self.kernel_pages.outstanding - len(self.slab.pages) - offered,
             "calls without a reply": len(self.rpc.pending),
         }
         for what, count in left.items():

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import msgspec
 
 from lateack.nodes.facts import Fact, FrameHeld, FrameLost, FramesReleased
-from lateack.nodes.messages import Frames, Noticed
+from lateack.nodes.messages import Frames, Message, Noticed
 from lateack.nodes.node import Audit, Boot, Effect, Event, Received, Send, SetTimer, Time, TimerFired
 from lateack.nodes.rules import OVER, Rule, RuleState
 from lateack.nodes.stack.dissect import Dissection, dissect
@@ -63,29 +63,37 @@ class Network:
         self.effects: list[Effect] = []
         self.links = {link.target: Link(link, config.seed) for link in config.links}
         self.by_mac = {mac: self.links[target] for mac, target in config.links_by_mac.items()}
-        self.rules = [RuleState(rule) for rule in config.rules]
+        self.rules = [RuleState(rule, config.name) for rule in config.rules]
+        self.judging = bool(self.rules)
+        self.nowhere = Link(LinkConfig("", 0), config.seed)
         self.held: dict[str, list[bytes]] = {rule.name: [] for rule in config.rules}
 
     def handle(self, event: Event, now: Time) -> Sequence[Effect]:
         """Take one event at `now`; see `Node`."""
         match event:
-            case Received(_, Frames(frames)):
-                if self.rules:
-                    frames = self._judge(frames)
-                self._enqueue(frames, now)
-            case TimerFired(name):
-                self._deliver(self.links[name], now)
-            case Received(_, Noticed(node, fact)):
-                self._fact_occurred(node, fact, now)
+            case TimerFired():
+                self._deliver(self.links[event.name], now)
+            case Received():
+                self._received(event.message, now)
             case Boot() | Audit():
                 pass
-            case _:
-                raise AssertionError(f"the network has no use for {event}")
-        if self.rules:
+        if self.judging:
             self._own_facts(now)
         done = self.effects.copy()
         self.effects.clear()
         return done
+
+    def _received(self, message: Message, now: Time) -> None:
+        match message:
+            case Frames():
+                self._enqueue(self._judge(message.frames) if self.judging else message.frames, now)
+            case Noticed():
+                self._fact_occurred(message.node, message.fact, now)
+            case _:
+                raise AssertionError(f"the network has no use for {message}")
+
+    def close(self) -> None:
+        """The network has no memory of its own to let go of; see `Node`."""
 
     def pending(self) -> int:
         """Frames under way; held ones wait for their rule and not for time."""
@@ -149,7 +157,8 @@ class Network:
                 continue
             passed.append(frame)
             for rule in self.rules:
-                rule.frame_passed(seen)
+                if rule.frame_passed(seen) and rule.state is OVER:
+                    passed += self._take_held(rule)  # now, so that nothing of this burst overtakes them
         return passed
 
     def _kept(self, frame: bytes, seen: Dissection) -> bool:
@@ -157,7 +166,7 @@ class Network:
             if not rule.picks(seen):
                 continue
             if rule.rule.action == "drop":
-                self._lost(self.links[seen.target], frame, rule.rule.name)
+                self._lost(self.by_mac.get(frame[:6], self.nowhere), frame, rule.rule.name)
             else:
                 self.held[rule.rule.name].append(frame)
                 self.effects.append(FrameHeld(rule.rule.name, seen.flow, seen.seq, seen.ack, seen.length))
@@ -165,13 +174,14 @@ class Network:
         return False
 
     def _fact_occurred(self, node: str, fact: Fact, now: Time) -> None:
-        for rule in self.rules:
-            rule.fact_occurred(node, fact)
-        self._release(now)
+        changed = [rule for rule in self.rules if rule.fact_occurred(node, fact)]
+        if changed:
+            self._release(now)
 
     def _own_facts(self, now: Time) -> None:
+        """Rules may wait for what this very machine records, and frames may have ended one: act on both."""
         seen = 0
-        while seen < len(self.effects):
+        while seen < len(self.effects) and any(rule.own_facts_awaited for rule in self.rules):
             effect = self.effects[seen]
             seen += 1
             if isinstance(effect, Fact):
@@ -180,9 +190,15 @@ class Network:
 
     def _release(self, now: Time) -> None:
         """Let the frames of every rule that is over go on, in the order in which they came."""
+        self.judging = any([rule.looks_at_frames() or rule.own_facts_awaited for rule in self.rules])
         for rule in self.rules:
-            held = self.held[rule.rule.name]
-            if rule.state is OVER and held:
-                self.held[rule.rule.name] = []
-                self.effects.append(FramesReleased(rule.rule.name, len(held)))
-                self._enqueue(held, now)
+            if rule.state is OVER and self.held[rule.rule.name]:
+                self._enqueue(self._take_held(rule), now)
+
+    def _take_held(self, rule: RuleState) -> list[bytes]:
+        """Return what a rule has kept back, which is over now."""
+        held = self.held[rule.rule.name]
+        if held:
+            self.held[rule.rule.name] = []
+            self.effects.append(FramesReleased(rule.rule.name, len(held)))
+        return held

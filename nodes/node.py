@@ -77,3 +77,7 @@ class Node(Protocol):
     def pending(self) -> int:
         """How much work the machine still waits for; zero on every machine means that the run may end."""
         ...
+
+    def close(self) -> None:
+        """Let go of memory at once; the machine is not used again. (Machines are full of cycles, and pages are large.)"""
+        ...

@@ -84,27 +84,34 @@ WAITING, ACTIVE, OVER = "waiting", "active", "over"
 class RuleState:
     """Where one rule stands: it waits for `since`, acts, and is over after `until`."""
 
-    __slots__ = ("matched", "rule", "seen", "state")
+    __slots__ = ("facts_awaited", "frames_awaited", "matched", "own_facts_awaited", "owner", "rule", "seen", "state")
 
-    def __init__(self, rule: Rule) -> None:
+    def __init__(self, rule: Rule, owner: str = "") -> None:
+        """Start a rule at the machine *owner*, whose own facts it will see, too."""
         self.rule = rule
-        self.state = WAITING if rule.since else ACTIVE
+        self.owner = owner
         self.seen = 0
         self.matched = 0
+        self._enter(WAITING if rule.since else ACTIVE)
+
+    def looks_at_frames(self) -> bool:
+        """Say whether frames that pass mean anything to the rule now."""
+        return bool(self.frames_awaited) or (self.state is ACTIVE and self.rule.action != "gate")
 
     def frame_passed(self, frame: Dissection) -> bool:
         """Take note of a frame that has passed the rule's place; return whether the rule's state changed."""
-        trigger = self._awaited()
-        if trigger is None or not any(match.fits(frame) for match in trigger.frames):
+        if not self.frames_awaited or not any([match.fits(frame) for match in self.frames_awaited]):
             return False
-        return self._count(trigger)
+        return self._count()
 
     def fact_occurred(self, node: str, fact: Fact) -> bool:
         """Take note of a fact; return whether the rule's state changed."""
+        if type(fact).__name__ not in self.facts_awaited:
+            return False
         trigger = self._awaited()
         if trigger is None or not any(match.fits(node, fact) for match in trigger.facts):
             return False
-        return self._count(trigger)
+        return self._count()
 
     def picks(self, frame: Dissection) -> bool:
         """Say whether an active hold or drop applies to this frame."""
@@ -118,13 +125,24 @@ class RuleState:
             return self.rule.since
         return self.rule.until if self.state is ACTIVE else None
 
-    def _count(self, trigger: Trigger) -> bool:
+    def _count(self) -> bool:
+        trigger = self._awaited()
+        assert trigger is not None
         self.seen += 1
         if self.seen < trigger.nth:
             return False
         self.seen = 0
-        self.state = ACTIVE if self.state is WAITING else OVER
+        self._enter(ACTIVE if self.state is WAITING else OVER)
         return True
+
+    def _enter(self, state: str) -> None:
+        """Take the next state and keep at hand what it waits for."""
+        self.state = state
+        trigger = self._awaited()
+        self.frames_awaited = trigger.frames if trigger else ()
+        facts = trigger.facts if trigger else ()
+        self.facts_awaited = frozenset(match.fact for match in facts)
+        self.own_facts_awaited = any(match.node in (None, self.owner) for match in facts)
 
 
 def facts_awaited(rules: Sequence[Rule]) -> frozenset[str]:

@@ -9,3 +9,7 @@ never on the way of a packet. gRPC's streams cost some 100 us a message and next
 in batches, and what the machines tell one another. Guest and backend meet in memory and wake each other by eventfd.
 Nothing that a run makes has a name, but for the sockets: whatever is killed, however hard, nothing stays behind.
 """
+
+from lateack.cluster.live.session import LiveSession
+
+__all__ = ["LiveSession"]

@@ -20,7 +20,7 @@ from lateack.cluster.wire import decode_body, decode_parcel, encode_note
 from lateack.nodes import facts
 from lateack.nodes.errors import LateackError
 from lateack.nodes.facts import AnyFact, Fact, WriteCompleted, WriteIssued
-from lateack.nodes.memory.pages import PAGE_SIZE, Memory
+from lateack.nodes.memory.pages import PAGE_SIZE
 from lateack.nodes.messages import Frames, Message, Noticed, Notify
 from lateack.nodes.node import Audit, Boot, CancelTimer, Effect, Event, Node, Received, Send, SetTimer, TimerFired
 from lateack.nodes.storage.store import Store
@@ -80,7 +80,7 @@ class Carrier:
     # --- opening and closing -----------------------------------------------------------------------------------------
 
     async def open(self, address: str, store_directory: Path | None) -> Opened:
-        """Listen for the others, at `address`, by which they reach this computer; open the store, if there is one here."""
+        """Listen for the others at `address`, by which they reach this computer; open the store, if one is here."""
         hub, door = "", ""
         if self.order.plan.hub in self.order.names:
             for names in self.order.links:
@@ -113,10 +113,10 @@ class Carrier:
             await asyncio.wait_for(self._all_owners_here.wait(), OWNERS_S)
         memories = {channel.part.name: channel.memory for channel in self._channels.values()}
         for name in self.order.names:
-            seen = {owner: memory for owner, memory in memories.items() if name in (owner, self.parts[owner].shares_with)}
-            node = self.order.plan.build(
-                name, memories=seen, store=self.stores[name], root=others.root, input=input
-            )
+            seen = {
+                owner: memory for owner, memory in memories.items() if name in (owner, self.parts[owner].shares_with)
+            }
+            node = self.order.plan.build(name, memories=seen, store=self.stores[name], root=others.root, input=input)
             self.machines[name] = Machine(name, node)
 
     def boot(self, start_ns: int) -> None:
@@ -175,7 +175,7 @@ class Carrier:
     def now(self) -> int:
         """Return the time since the run's common start (ns); 0 before it."""
         now = time.monotonic_ns() - self._start_ns
-        return now if now > 0 else 0
+        return max(0, now)
 
     def deliver(self, machine: Machine, event: Event, deadline: int = 0) -> int:
         """Let a machine handle an event, not before `deadline` (ns), and return how many effects it had."""
@@ -313,7 +313,9 @@ class Carrier:
         assert channel.link is not None
         self.loop.remove_reader(channel.link)
         if not self.closing:
-            self.failure = self.failure or f"the process of {channel.peer}, which shares memory with {channel.local}, is gone"
+            self.failure = (
+                self.failure or f"the process of {channel.peer}, which shares memory with {channel.local}, is gone"
+            )
 
     # --- timers and the watch ----------------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """Guest and backend: memory that both map, an event channel each way, and a socket whose end is the other's death.
 
-The owner of the memory makes a memfd, seals its size, and passes it with two eventfds over a Unix socket in the abstract
-namespace (SCM_RIGHTS). The kernel frees all of it with the last process that holds it.
+The owner of the memory makes a memfd, seals its size, and passes it with two eventfds over a Unix socket in the
+abstract namespace (SCM_RIGHTS). The kernel frees all of it with the last process that holds it.
 
 An event channel has one pending bit, as Xen's has (public/event_channel.h): an eventfd, however often it was written,
 wakes once. A page behind the guest's own frames carries what Xen's shared info page would: the port that was kicked. It
@@ -62,14 +62,17 @@ def map_memory(descriptor: int, part: Part) -> tuple[Memory, mmap.mmap]:
     size = part.frames * PAGE_SIZE
     flags = mmap.MAP_SHARED | MAP_POPULATE
     frames = mmap.mmap(descriptor, size, flags=flags)
-    return Memory(part.domid, part.frames, frames, shared=True), mmap.mmap(descriptor, PAGE_SIZE, flags=flags, offset=size)
+    return Memory(part.domid, part.frames, frames, shared=True), mmap.mmap(
+        descriptor, PAGE_SIZE, flags=flags, offset=size
+    )
 
 
 class Channel:
     """One process's end: `local` is the machine here, `peer` the one there."""
 
     __slots__ = (
-        "_bell", "_control", "_port_word", "_ring", "_stamp_word", "_words", "link", "local", "memory", "part", "peer", "port",
+        "_bell", "_control", "_port_word", "_ring", "_stamp_word", "_words",
+        "link", "local", "memory", "part", "peer", "port",
     )  # fmt: skip
 
     def __init__(self, part: Part, memory: Memory, control: mmap.mmap, *, owner: bool, bells: tuple[int, int]) -> None:
@@ -114,17 +117,11 @@ class Channel:
             self.link.close()
         self._words.release()
         self._control.close()
-        self.memory.close()
-        buffer = self.memory.buffer
-        assert isinstance(buffer, mmap.mmap)
-        try:
-            buffer.close()
-        except BufferError:
-            pass  # a machine still holds a window on a page; the mapping goes when the machine does
+        self.memory.close()  # the mapping goes with the last machine that holds a window on it
 
 
 def offer(part: Part, address: str, token: str) -> Channel:
-    """Make the memory of `part` and hand it to the process that listens at `address`; raises MemoryUnavailable, OSError."""
+    """Make the memory of `part` and hand it to whoever listens at `address`; raises MemoryUnavailable or OSError."""
     descriptor, memory, control = make_memory(part)
     own, other = (os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(2))
     channel = Channel(part, memory, control, owner=True, bells=(own, other))
@@ -139,7 +136,7 @@ def offer(part: Part, address: str, token: str) -> Channel:
 
 
 class Door:
-    """Where the mapper waits for the memory of each owner: a socket in the abstract namespace, which cannot stay behind."""
+    """Where the mapper waits for each owner's memory: a socket in the abstract namespace, which cannot stay behind."""
 
     def __init__(self, parts: dict[str, Part], token: str, take: Callable[[Channel], None]) -> None:
         """Listen for the owners `parts`, which know `token`, and give each channel to `take`."""

@@ -1,10 +1,9 @@
 """The process that carries machines: a plain class, made a Ray actor where it is placed.
 
-It outlives a run and carries the next one with fresh machines: starting a process costs a second of processor time, a run
-of a story often less.
+It outlives a run and carries the next one with fresh machines: starting a process costs a second of processor time,
+a run of a story often less.
 """
 
-import asyncio
 import ctypes
 import gc
 import os
@@ -43,7 +42,7 @@ class Host:
         return Whereabouts(os.getpid(), f"{boot} {clock}", time.monotonic_ns())
 
     async def sees(self, path: Path, proof: tuple[int, int] | bytes) -> bool:
-        """Say whether a path is here what it is for the asker: a file of this size and time (ns), or with this content."""
+        """Say whether a path is the same file here as for the asker: of this size and time (ns), or this content."""
         try:
             if isinstance(proof, bytes):
                 return path.read_bytes() == proof
@@ -71,7 +70,7 @@ class Host:
             input = Path(f"/proc/self/fd/{self._input}")
         try:
             await self._run.join(others, input)
-        except asyncio.TimeoutError as error:
+        except TimeoutError as error:
             raise LateackError("a machine did not offer its memory in time; run it again.") from error
 
     async def boot(self, start_ns: int) -> None:
@@ -98,6 +97,10 @@ class Host:
         """Return a chunk of a stored file, empty at its end."""
         store = next(store for store in self._run.stores.values() if store)
         return read_stored(store, file, offset)
+
+    async def closing(self) -> None:
+        """The run is over: from here on nobody minds that a link ends."""
+        self._run.closing = True
 
     async def close(self) -> None:
         """Forget the run and give back all that it held."""

@@ -5,6 +5,7 @@ connects says Hello in the call's metadata; a stranger, or a process left over f
 """
 
 import asyncio
+import contextlib
 import hmac
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -94,7 +95,7 @@ class Hub:
     """The middle of the star: serves every other process."""
 
     def __init__(self, order: Order, links: dict[str, Link], take: Take, lost: Lost) -> None:
-        """Serve the processes named in `links`; what they send goes to `take`, and `lost` hears whose stream has ended."""
+        """Serve the processes named in `links`; what they send goes to `take`, and `lost` hears whose stream ended."""
         self._hello = (order.epoch, order.token)
         self._links = links
         self._free = set(links)
@@ -168,7 +169,7 @@ class Spoke:
         ]
         try:
             await asyncio.wait_for(self._link.up.wait(), CONNECT_S)
-        except asyncio.TimeoutError as error:
+        except TimeoutError as error:
             raise LinkBroken(
                 f"{self._hello.name} cannot reach {self._link.peer} at {address}; see that no firewall is between."
             ) from error
@@ -181,8 +182,6 @@ class Spoke:
             await self._channel.close()
 
     async def _receive(self, read: Callable[[], Awaitable[Any]]) -> None:
-        try:
+        with contextlib.suppress(grpc.aio.AioRpcError):  # its code says no more than that the other side is gone
             await self._link.pump_in(read, self._take)
-        except grpc.aio.AioRpcError:
-            pass  # told below; the code says no more than that the other side is gone
         self._lost(self._link.peer)

@@ -30,7 +30,7 @@ class Part(msgspec.Struct, frozen=True):
 
 
 class Plan(Protocol):
-    """Everything that the processes of a run need to know; it is pickled, so its class is a module's, not a test's own."""
+    """Everything that the processes of a run need to know; it is pickled, so its class lies in a module."""
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -53,7 +53,7 @@ class Plan(Protocol):
         ...
 
     def store(self, name: str, directory: Path | None) -> Store | None:
-        """Return the files that this machine serves, in `directory` or, without one, in memory; None if it serves none."""
+        """Return the files that this machine serves, in `directory` or else in memory; None if it serves none."""
         ...
 
     def build(

@@ -8,7 +8,7 @@ from array import array
 from struct import Struct
 
 from lateack.nodes.memory.pages import Memory
-from lateack.nodes.memory.ring import BackRing, FrontRing
+from lateack.nodes.memory.ring import INDEX_MASK, BackRing, FrontRing
 
 NETTXF_csum_blank = 1
 NETTXF_data_validated = 2
@@ -79,7 +79,11 @@ class TxFrontRing(FrontRing):
 
     def put_request(self, gref: int, offset: int, flags: int, request_id: int, size: int) -> None:
         """Ask for a piece of a packet to be sent; `size` of the first piece is that of the whole packet, in bytes."""
-        _put_tx_request(self.memory.buffer, self.next_request(), gref, offset, flags, request_id, size)
+        index = self.req_prod_pvt
+        assert (index - self.rsp_cons) & INDEX_MASK < self.size, "a request was put into a full ring"
+        self.req_prod_pvt = (index + 1) & INDEX_MASK
+        slot = self.first_slot + (index & self.mask) * TX_SLOT_SIZE
+        _put_tx_request(self.memory.buffer, slot, gref, offset, flags, request_id, size)
 
     def put_extra_gso(self, gso_size: int, gso_type: int) -> None:
         """Say, in the slot after the first request, how the packet is to be cut: segment size in bytes, GSO type."""
@@ -87,7 +91,9 @@ class TxFrontRing(FrontRing):
 
     def get_response(self) -> tuple[int, int]:
         """Take the next answer: (id, status)."""
-        return _get_tx_response(self.memory.buffer, self.next_response())
+        index = self.rsp_cons
+        self.rsp_cons = (index + 1) & INDEX_MASK
+        return _get_tx_response(self.memory.buffer, self.first_slot + (index & self.mask) * TX_SLOT_SIZE)
 
 
 class TxBackRing(BackRing):
@@ -101,7 +107,9 @@ class TxBackRing(BackRing):
 
     def get_request(self) -> tuple[int, int, int, int, int]:
         """Take the next request off the ring: (gref, offset, flags, id, size)."""
-        return _get_tx_request(self.memory.buffer, self.next_request())
+        index = self.req_cons
+        self.req_cons = (index + 1) & INDEX_MASK
+        return _get_tx_request(self.memory.buffer, self.first_slot + (index & self.mask) * TX_SLOT_SIZE)
 
     def get_extra(self) -> tuple[int, int, int, int, int, int]:
         """Take the next slot as extra information: (type, flags, gso size, gso type, padding, gso features).
@@ -126,11 +134,17 @@ class RxFrontRing(FrontRing):
 
     def put_request(self, request_id: int, gref: int) -> None:
         """Offer a writable frame to receive into."""
-        _put_rx_request(self.memory.buffer, self.next_request(), request_id, 0, gref)
+        index = self.req_prod_pvt
+        assert (index - self.rsp_cons) & INDEX_MASK < self.size, "a request was put into a full ring"
+        self.req_prod_pvt = (index + 1) & INDEX_MASK
+        slot = self.first_slot + (index & self.mask) * RX_SLOT_SIZE
+        _put_rx_request(self.memory.buffer, slot, request_id, 0, gref)
 
     def get_response(self) -> tuple[int, int, int, int]:
         """Take the next filled frame: (id, offset, flags, status); status is a length in bytes or a NETIF_RSP < 0."""
-        return _get_rx_response(self.memory.buffer, self.next_response())
+        index = self.rsp_cons
+        self.rsp_cons = (index + 1) & INDEX_MASK
+        return _get_rx_response(self.memory.buffer, self.first_slot + (index & self.mask) * RX_SLOT_SIZE)
 
     def get_extra(self) -> tuple[int, int, int, int, int, int]:
         """Take the next slot as extra information, as `TxBackRing.get_extra` does; its request's frame was not used."""

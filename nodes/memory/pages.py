@@ -71,10 +71,11 @@ class Memory:
         return self.view[start : start + length]
 
     def close(self) -> None:
-        """Let the views go, so that a shared buffer can be closed; the memory is unusable afterwards."""
+        """Let the views and the buffer go, so that a shared one can be closed; the memory is unusable afterwards."""
         self.words.release()
         self.halves.release()
         self.view.release()
+        self.buffer = bytearray()
 
     def __deepcopy__(self, memo: dict[int, object]) -> "Memory":
         """Copy the bytes; the copy is private even where the original is shared."""

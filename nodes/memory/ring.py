@@ -112,13 +112,14 @@ class FrontRing(SharedRing):
 
         Without the second count a response that came in between would wait for ever.
         """
-        waiting = self.unconsumed_responses()
+        words, header, cons = self.memory.words, self.header, self.rsp_cons
+        waiting = (words[header + RSP_PROD] - cons) & INDEX_MASK
         if waiting:
             return waiting
-        self.memory.words[self.header + RSP_EVENT] = (self.rsp_cons + 1) & INDEX_MASK
+        words[header + RSP_EVENT] = (cons + 1) & INDEX_MASK
         if self.memory.shared:
             full_fence()
-        return self.unconsumed_responses()
+        return (words[header + RSP_PROD] - cons) & INDEX_MASK
 
 
 class BackRing(SharedRing):

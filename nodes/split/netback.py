@@ -8,6 +8,7 @@ else's.
 from collections import deque
 
 from lateack.nodes.facts import FrameDropped, VifDisabled
+from lateack.nodes.memory.grants import GRANTS_PER_PAGE
 from lateack.nodes.memory.hypervisor import GNTMAP_host_map, GNTST_okay, Hypervisor
 from lateack.nodes.memory.netif import (
     NETIF_RSP_ERROR,
@@ -20,6 +21,7 @@ from lateack.nodes.memory.netif import (
     TX_REQUEST,
     XEN_NETIF_EXTRA_FLAG_MORE,
     XEN_NETIF_EXTRA_TYPE_GSO,
+    XEN_NETIF_GSO_TYPE_TCPV4,
     XEN_NETIF_NR_SLOTS_MIN,
     RxBackRing,
     TxBackRing,
@@ -40,6 +42,10 @@ RX_QUEUE_BYTES_MAX = 512 * 1024
 """Bytes that may wait for a guest's receive buffers before frames are dropped (f48da8b14d04)."""
 
 FATAL_SKB_SLOTS = 20
+"""Slots beyond which a frontend is malicious; one with more than 18 only loses the packet (xenvif_count_requests)."""
+
+GSO_TYPES = (XEN_NETIF_GSO_TYPE_TCPV4,)
+XEN_NETIF_EXTRA_TYPE_MAX = 6
 ETH_HLEN = 14
 
 
@@ -80,7 +86,17 @@ class Vif:
             refs = [int(keys["tx-ring-ref"]), int(keys["rx-ring-ref"])]
         except (KeyError, ValueError):
             return "the frontend's keys are incomplete"
+        if len(self.mac) != 6:
+            return "the frontend's keys are incomplete"
         mapped = [hypervisor.map_grant_ref(DOMAIN_0, self.domid, ref, GNTMAP_host_map) for ref in refs]
+        problem = self._attach(mapped)
+        if problem is not None:
+            self.tx = self.rx = None
+            hypervisor.unmap_batch(DOMAIN_0, [handle for status, handle, *_ in mapped if status == GNTST_okay])
+        return problem
+
+    def _attach(self, mapped: list[tuple[int, int, Memory | None, int]]) -> str | None:
+        """Find the rings in what was mapped; return what is wrong with them, if anything."""
         if any(status != GNTST_okay for status, *_ in mapped):
             return "the rings cannot be mapped"
         memory = mapped[0][2]
@@ -99,7 +115,7 @@ class Vif:
         """Take one packet off the ring: its slots, its flags and its GSO size; None when none can be taken now."""
         tx = self.tx
         assert tx is not None
-        if self.disabled or self.outstanding > MAX_PENDING_REQS - XEN_NETIF_NR_SLOTS_MIN:
+        if self.disabled or self.outstanding >= MAX_PENDING_REQS - XEN_NETIF_NR_SLOTS_MIN:
             return None
         if not tx.unconsumed_requests():
             return None
@@ -114,7 +130,7 @@ class Vif:
             gref, offset, more, request_id, size = tx.get_request()
             first.size -= size
             slots.append(TxSlot(gref, offset, request_id, size))
-        self._check(slots, total)
+        self._check(slots)
         self.outstanding += len(slots)
         return slots, flags, gso_size
 
@@ -143,8 +159,10 @@ class Vif:
                 self.notify()
 
     def fatal(self, reason: str) -> None:
-        """Shut this interface for good (xenvif_fatal_tx_err)."""
+        """Shut this interface for good (xenvif_fatal_tx_err); what waited for the guest is dropped."""
         self.disabled = True
+        self.rx_queue.clear()
+        self.rx_bytes = 0
         self.effects.append(VifDisabled(self.guest, reason))
 
     def notify(self) -> None:
@@ -162,6 +180,8 @@ class Vif:
             return []
         index = max(self.peeked, tx.req_cons)
         end = (tx.req_cons + tx.unconsumed_requests()) & INDEX_MASK
+        if (end - index) & INDEX_MASK > tx.size:
+            return []  # the guest took its producer index back
         seen = []
         more = extra = 0
         while index != end:
@@ -173,7 +193,8 @@ class Vif:
                 extra = 0
                 continue
             if not more:
-                start = (memory.words[GRANT_FRAME * WORDS_PER_PAGE + gref * 2 + 1] << PAGE_SHIFT) + offset
+                frame = memory.words[GRANT_FRAME * WORDS_PER_PAGE + gref * 2 + 1] if gref < GRANTS_PER_PAGE else memory.frames
+                start = (frame << PAGE_SHIFT) + offset
                 shown = memory.view[start : start + min(size, length)].tobytes()
                 seen.append((shown, size - len(shown)))
             more, extra = flags & NETTXF_more_data, flags & NETTXF_extra_info
@@ -186,15 +207,20 @@ class Vif:
         while flags & XEN_NETIF_EXTRA_FLAG_MORE:
             if not tx.unconsumed_requests():
                 raise FatalRequest("an extra slot is missing")
-            kind, flags, size, _, _, _ = tx.get_extra()
+            kind, flags, size, gso_type, _, _ = tx.get_extra()
             if kind == XEN_NETIF_EXTRA_TYPE_GSO:
                 gso_size = size
+                if not size or gso_type not in GSO_TYPES:
+                    raise FatalRequest("an extra slot says nothing about how to cut the packet")
+            elif not 0 < kind < XEN_NETIF_EXTRA_TYPE_MAX:
+                raise FatalRequest("an extra slot has a type that there is not")
             tx.put_response(0, NETIF_RSP_NULL)
             self.unpushed = True
         return gso_size
 
-    def _check(self, slots: list[TxSlot], total: int) -> None:
-        if slots[0].size < 0 or total < ETH_HLEN:
+    def _check(self, slots: list[TxSlot]) -> None:
+        # Linux since 03393fd5cc2b only drops a packet whose sizes exceed its total; the older and stricter rule stands here.
+        if slots[0].size < 0:
             raise FatalRequest("the sizes of a packet's slots do not add up")
         for slot in slots:
             if slot.offset + slot.size > PAGE_SIZE:
@@ -204,6 +230,8 @@ class Vif:
 
     def queue_frame(self, frame: bytes) -> None:
         """Let a frame wait for receive buffers; beyond the bound it is dropped."""
+        if self.disabled:
+            return
         if self.rx_bytes + len(frame) > RX_QUEUE_BYTES_MAX:
             self.effects.append(FrameDropped(f"{self.guest}.vif", "the guest's receive queue is full"))
             return
@@ -247,10 +275,17 @@ class Vif:
             rx.put_response(request_id, 0, flags, len(piece) if status == GNTST_okay else NETIF_RSP_ERROR)
 
 
+def is_refused(slots: list[TxSlot]) -> bool:
+    """Say whether a packet is answered with errors: more slots than the protocol knows, or less than a header."""
+    return len(slots) > XEN_NETIF_NR_SLOTS_MIN or (
+        slots[0].size < ETH_HLEN and sum([slot.size for slot in slots]) < ETH_HLEN
+    )
+
+
 def admit_packet(vif: Vif, strategy: BackendStrategy, packet: tuple[list[TxSlot], int, int]) -> SkBuff | None:
     """Hand one packet to the strategy; a bad grant costs the guest that packet and nothing more."""
     slots, flags, gso_size = packet
-    skb = strategy.admit(vif, slots)
+    skb = None if is_refused(slots) else strategy.admit(vif, slots)
     if skb is None:
         for slot in slots:
             vif.respond(slot, NETIF_RSP_ERROR)

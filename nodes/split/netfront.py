@@ -41,7 +41,7 @@ class Netfront:
 
     __slots__ = (
         "backend", "broken", "effects", "free_ids", "grants", "guest", "memory", "notifications", "pool", "queue",
-        "queue_max", "rx", "rx_grefs", "rx_pages", "rx_target", "tx", "tx_grefs", "tx_skbs", "unpushed",
+        "queue_max", "rx", "rx_grefs", "rx_offered", "rx_pages", "rx_target", "tx", "tx_grefs", "tx_skbs", "unpushed",
     )  # fmt: skip
 
     def __init__(
@@ -68,6 +68,7 @@ class Netfront:
         self.unpushed = False
         self.broken = False
         self.notifications = 0
+        self.rx_offered = 0
         init_shared_ring(memory, TX_RING_FRAME)
         init_shared_ring(memory, RX_RING_FRAME)
         self.tx = TxFrontRing(memory, TX_RING_FRAME)
@@ -82,7 +83,8 @@ class Netfront:
         """Grant both rings, offer the first receive buffers, and return the keys to publish."""
         tx_ref = self.grants.grant_access(DOMAIN_0, TX_RING_FRAME, False)
         rx_ref = self.grants.grant_access(DOMAIN_0, RX_RING_FRAME, False)
-        for request_id in range(min(self.rx_target, self.rx.size)):
+        self.rx_offered = min(self.rx_target, self.rx.size)
+        for request_id in range(self.rx_offered):
             self._offer(request_id, self.pool.alloc())
         self.rx.push_requests()
         return frontend_keys(mac, tx_ref, rx_ref)
@@ -153,6 +155,8 @@ class Netfront:
         if self.broken:
             return []
         self._collect_responses()
+        if self.broken:
+            return []
         while self.queue and self._fits(self.queue[0]):
             self._put(self.queue.popleft())
         return self._receive()
@@ -189,6 +193,8 @@ class Netfront:
         frames: list[bytes] = []
         parts: list[bytes] = []
         waiting = rx.unconsumed_responses()
+        if not waiting:
+            return frames
         while waiting:
             if waiting > rx.size:
                 self._break("the backend claims more responses than the ring has slots")
@@ -199,14 +205,14 @@ class Netfront:
                 if page is None or not self.grants.end_access(self.rx_grefs[request_id]):
                     self._break("a receive buffer came back that is not whole")
                     return frames
-                if status > 0:
-                    parts.append(self.memory.read(page.frame, offset, min(status, PAGE_SIZE - offset)))
+                if status > 0 and offset + status <= PAGE_SIZE:
+                    parts.append(self.memory.read(page.frame, offset, status))
                 if not flags & NETRXF_more_data and parts:
                     frames.append(parts[0] if len(parts) == 1 else b"".join(parts))
                     parts = []
                 self._offer(request_id, page)
             waiting = rx.final_check_for_responses()
-        if frames and rx.push_requests():
+        if rx.push_requests():
             self._notify()
         return frames
 

@@ -7,7 +7,7 @@ from struct import Struct
 
 import msgspec
 
-from lateack.nodes.stack.packets import IPPROTO_TCP, IPPROTO_UDP, TCP, TCP_HLEN, UDP, flow_name
+from lateack.nodes.stack.packets import IPPROTO_TCP, IPPROTO_UDP, flow_name
 
 NFS_PROGRAM = 100003
 NFS_PROCEDURES = (
@@ -15,7 +15,16 @@ NFS_PROCEDURES = (
     "MKNOD", "REMOVE", "RMDIR", "RENAME", "LINK", "READDIR", "READDIRPLUS", "FSSTAT", "FSINFO", "PATHCONF", "COMMIT",
 )  # fmt: skip
 RPC_HEADER = Struct("!IIIIII")
-IP_ADDRESSES = Struct("!II")
+RPC_START = Struct("!II")
+FLOW = Struct("!IIHH")
+TCP_POSITION = Struct("!IIH")
+ETHERTYPE_IPV4 = b"\x08\x00"
+NOTHING_BUT_ACK = ("ack", "", 0)
+
+FLOWS_MAX = 4096
+"""Flows whose names are remembered before the memory is emptied."""
+
+_flows: dict[bytes, tuple[int, int, str]] = {}
 
 
 class Dissection(msgspec.Struct, gc=False):
@@ -36,41 +45,46 @@ class Dissection(msgspec.Struct, gc=False):
 
 def dissect(frame: bytes, names: dict[int, str], more: int = 0) -> Dissection:
     """Decode *frame* (or its first 128 bytes, with *more* bytes to follow); *names* maps IPv4 addresses to machines."""
-    if len(frame) < 42 or frame[12:14] != b"\x08\x00":
-        return Dissection(length=len(frame) + more)
-    source, target = IP_ADDRESSES.unpack_from(frame, 26)
-    seen = Dissection(names.get(source, ""), names.get(target, ""))
-    if frame[23] == IPPROTO_TCP and len(frame) >= 34 + TCP_HLEN:
-        _dissect_tcp(seen, frame, source, target, more)
-    elif frame[23] == IPPROTO_UDP:
-        sport, dport, _, _ = UDP.unpack_from(frame, 34)
-        seen.protocol, seen.flow = "udp", flow_name(source, sport, target, dport)
-        seen.length = len(frame) - 42 + more
-        _dissect_rpc(seen, frame, 42)
-    return seen
+    size = len(frame)
+    if size < 42 or frame[12:14] != ETHERTYPE_IPV4:
+        return Dissection(length=size + more)
+    protocol = frame[23]
+    key = frame[26:38]
+    source, target, flow = _flows.get(key) or _learn(key)
+    if protocol == IPPROTO_TCP and size >= 54:
+        seq, ack, offset_flags = TCP_POSITION.unpack_from(frame, 38)
+        start = 34 + (offset_flags >> 12) * 4
+        length = size - start + more
+        kind, rpc, xid = _rpc(frame, start + 4) if length else NOTHING_BUT_ACK
+        return Dissection(
+            names.get(source, ""), names.get(target, ""), "tcp", flow, seq, ack, offset_flags & 0x3F, length, kind, rpc, xid
+        )
+    if protocol == IPPROTO_UDP:
+        kind, rpc, xid = _rpc(frame, 42)
+        return Dissection(
+            names.get(source, ""), names.get(target, ""), "udp", flow, 0, 0, 0, size - 42 + more, kind, rpc, xid
+        )
+    return Dissection(names.get(source, ""), names.get(target, ""), length=size + more)
 
 
-def _dissect_tcp(seen: Dissection, frame: bytes, source: int, target: int, more: int) -> None:
-    sport, dport, seen.seq, seen.ack, offset_flags, *_ = TCP.unpack_from(frame, 34)
-    seen.protocol, seen.flow = "tcp", flow_name(source, sport, target, dport)
-    start = 34 + (offset_flags >> 12) * 4
-    seen.flags = offset_flags & 0x3F
-    seen.length = len(frame) - start + more
-    if seen.length:
-        _dissect_rpc(seen, frame, start + 4)
-    else:
-        seen.kind = "ack"
+def _learn(key: bytes) -> tuple[int, int, str]:
+    """Name the flow of these addresses and ports, once."""
+    source, target, sport, dport = FLOW.unpack(key)
+    if len(_flows) >= FLOWS_MAX:
+        _flows.clear()
+    known = _flows[key] = (source, target, flow_name(source, sport, target, dport))
+    return known
 
 
-def _dissect_rpc(seen: Dissection, frame: bytes, start: int) -> None:
+def _rpc(frame: bytes, start: int) -> tuple[str, str, int]:
     """Recognise an ONC RPC message at *start*; the emulator's senders begin every record in a segment of its own."""
     if len(frame) < start + 8:
-        return
-    seen.xid = int.from_bytes(frame[start : start + 4], "big")
-    message_type = int.from_bytes(frame[start + 4 : start + 8], "big")
+        return "", "", 0
+    xid, message_type = RPC_START.unpack_from(frame, start)
     if message_type == 1:
-        seen.kind = "reply"
-    elif message_type == 0 and len(frame) >= start + RPC_HEADER.size:
+        return "reply", "", xid
+    if message_type == 0 and len(frame) >= start + RPC_HEADER.size:
         _, _, rpc_version, program, _, procedure = RPC_HEADER.unpack_from(frame, start)
         if rpc_version == 2 and program == NFS_PROGRAM and procedure < len(NFS_PROCEDURES):
-            seen.kind, seen.rpc = "call", NFS_PROCEDURES[procedure]
+            return "call", NFS_PROCEDURES[procedure], xid
+    return "", "", xid

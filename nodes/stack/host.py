@@ -4,6 +4,8 @@ The owner (guest or server) feeds bursts and timers, looks at its sockets, and c
 comes out of the shared `effects` list. Neighbours are known from the start: there is no ARP, the topology is fixed.
 """
 
+from collections.abc import Sequence
+
 import msgspec
 
 from lateack.nodes.facts import ConnectionReset, FrameDropped
@@ -11,7 +13,9 @@ from lateack.nodes.memory.pages import HeadSlab, PagePool
 from lateack.nodes.node import Effect, SetTimer
 from lateack.nodes.stack.packets import (
     ACK,
-    IPPROTO_TCP,
+    IPPROTO_UDP,
+    M32,
+    PSH,
     RST,
     SYN,
     Malformed,
@@ -112,36 +116,80 @@ class IpStack:
 
     def receive(self, frame: bytes, now: int) -> None:
         """Take one frame from the device; what it held is found in the sockets afterwards."""
-        if len(frame) >= 34 and frame[20] & 0x3F | frame[21] and frame[12:14] == b"\x08\x00":
-            whole = self.reassembly.take(frame)
-            if whole is None:
-                return
-            frame = whole
+        self.receive_burst((frame,), now)
+
+    def receive_burst(self, frames: Sequence[bytes], now: int) -> None:
+        """Take a burst of frames. TCP segments that continue each other are merged first, as GRO does (net/core/gro.c)."""
+        merged: list[bytes] = []
+        head: Segment | None = None
+        expected = 0
+        for frame in frames:
+            segment = self._parse(frame)
+            if segment is None:
+                continue
+            if (
+                head is not None
+                and segment.seq == expected
+                and segment.sport == head.sport
+                and segment.flags & ~PSH == ACK == head.flags & ~PSH
+                and segment.ack == head.ack
+                and segment.source == head.source
+                and segment.dport == head.dport
+                and segment.payload
+            ):
+                merged.append(segment.payload)
+                expected = (expected + len(segment.payload)) & M32
+                head.window = segment.window
+                continue
+            if head is not None:
+                self._deliver(head, merged, now)
+                head = None
+            if segment.protocol == IPPROTO_UDP:
+                self._receive_udp(segment)
+            elif segment.payload:
+                head, merged = segment, []
+                expected = (segment.seq + len(segment.payload)) & M32
+            else:
+                self._receive_tcp(segment, now)
+        if head is not None:
+            self._deliver(head, merged, now)
+
+    def _deliver(self, head: Segment, merged: list[bytes], now: int) -> None:
+        if merged:
+            head.payload = b"".join([head.payload, *merged])
+        self._receive_tcp(head, now)
+
+    def _parse(self, frame: bytes) -> Segment | None:
+        """Decode a frame for this host; a fragment waits for the rest of its datagram."""
         try:
+            if len(frame) >= 34 and frame[20] & 0x3F | frame[21] and frame[12:14] == b"\x08\x00":
+                whole = self.reassembly.take(frame)
+                if whole is None:
+                    return None
+                frame = whole
             segment = parse(frame)
         except Malformed as reason:
             self.effects.append(FrameDropped(self.name, str(reason)))
-            return
-        if segment.target != self.address:
-            return  # the bridge flooded it; it is for another
-        if segment.protocol == IPPROTO_TCP:
-            self._receive_tcp(segment, now)
-        else:
-            self._receive_udp(segment)
+            return None
+        return segment if segment.target == self.address else None  # else the bridge flooded it: it is for another
 
     def send_queued(self, sk: TcpSocket, now: int) -> None:
         """Send what was queued on a socket, as far as the windows allow."""
         tcp_write_xmit(sk, now)
-        self.touched.append(sk)
+        if sk not in self.touched:
+            self.touched.append(sk)
 
     def flush(self, now: int) -> None:
         """End of a burst: let every touched socket send what it may, and arm its timer."""
         touched = self.touched
+        if not touched:
+            return
         self.touched = []
         for sk in touched:
-            if sk.state != CLOSED:
+            if sk.state is not CLOSED:
                 tcp_flush(sk, now)
-            self._arm(sk)
+            if sk.deadline is not None:
+                self._arm(sk)
 
     def timer_fired(self, name: str, now: int) -> bool:
         """Take a timer that this stack set; return whether it was one of ours."""
@@ -180,9 +228,8 @@ class IpStack:
                 return
         else:
             tcp_rcv(sk, segment, now)
-        touched = self.touched
-        if not touched or touched[-1] is not sk:
-            touched.append(sk)
+        if sk not in self.touched:
+            self.touched.append(sk)
 
     def _unknown(self, segment: Segment, now: int) -> TcpSocket | None:
         """A segment for no connection: a SYN for a listener opens one, anything else is answered with a RST."""
@@ -208,7 +255,7 @@ class IpStack:
         sk = TcpSocket(self, local_port, address, port, self.parameters, self.isn)
         self.isn = (self.isn + 0x0001_0000) & 0xFFFF_FFFF
         self.sockets[local_port, address, port] = sk
-        self.timers[f"tcp {sk.flow}"] = sk
+        self.timers[sk.timer] = sk
         return sk
 
     def _arm(self, sk: TcpSocket) -> None:
@@ -216,10 +263,8 @@ class IpStack:
 
         A deadline that moves back costs nothing: the early wake-up finds it in the future and asks again.
         """
-        deadline = sk.deadline
-        if deadline is None:
-            return
-        name = f"tcp {sk.flow}"
+        deadline, name = sk.deadline, sk.timer
+        assert deadline is not None
         armed = self.armed.get(name)
         if armed is None or armed > deadline:
             self.armed[name] = deadline

@@ -13,7 +13,7 @@ from collections import deque
 from lateack.nodes.facts import AccessFault, Fact, FrameDropped, FrameSent, Parked
 from lateack.nodes.memory.pages import PagePool
 from lateack.nodes.node import Effect
-from lateack.nodes.stack.lifetime import unmapped
+from lateack.nodes.stack.lifetime import Frag, frag_view, unmapped
 from lateack.nodes.stack.packets import (
     ETH_IP,
     FIN,
@@ -22,16 +22,15 @@ from lateack.nodes.stack.packets import (
     PSH,
     TCP,
     TCP_FRAME,
+    TCP_SEQ,
     checksum_of,
     datagram_key,
     digest_of,
     flow_name,
     fragment_flow_name,
-    ip_checksum,
-    ones_sum,
     remembered_sum,
 )
-from lateack.nodes.stack.skb import SkBuff, kfree_skb, read_frags, skb_copy_ubufs, skb_linear
+from lateack.nodes.stack.skb import SkBuff, kfree_skb, skb_copy_ubufs, skb_linear
 
 HALF = 1 << 31
 
@@ -109,7 +108,7 @@ class Nic:
     def parked(self, skb: SkBuff) -> Fact:
         """Return the fact that a packet waits at this card."""
         head = PacketHead(skb, self.flows)
-        return Parked(self.place, head.flow, head.seq, head.payload_length, self._again(head))
+        return Parked(self.place, head.flow, head.seq, head.payload_length, self.left_before(head.flow, head.seq, head.payload_length))
 
     def open(self) -> None:
         """Open the gate: everything that waits is read now, in its order."""
@@ -126,63 +125,69 @@ class Nic:
 
     def _dma(self, skb: SkBuff) -> None:
         """Read the packet's bytes, put them on the wire as frames, and free the packet (TX completion)."""
-        head = PacketHead(skb, self.flows)
         shinfo = skb.shinfo
-        payload = head.linear[head.header_length :]
-        if shinfo.frags:
-            payload = b"".join([payload, *read_frags(skb)])
-        gso_size = shinfo.gso_size
-        mss = gso_size or len(payload)
-        if gso_size and len(payload) > gso_size:
-            digests = self._cut(head, payload, gso_size)
+        linear = shinfo.slab.memory.view[skb.data : skb.tail].tobytes()
+        if linear[23] == IPPROTO_TCP:
+            key, seq, header_length = linear[26:38], TCP_SEQ.unpack_from(linear, 38)[0], 34 + (linear[46] >> 4) * 4
+        else:
+            key, seq, header_length = datagram_key(linear)
+        frags = shinfo.frags
+        payload = linear[header_length:]
+        if frags:
+            payload = b"".join([payload, *[frag_view(frag) for frag in frags]])
+        mss = shinfo.gso_size or len(payload)
+        if len(payload) > mss:
+            digests = self._cut(linear, payload, mss)
         else:
             digest = digest_of(payload)
-            self.frames.append(_whole_frame(head, payload, digest) if skb.needs_checksum else head.linear[: head.header_length] + payload)
             digests = (digest,)
+            self.frames.append(_whole_frame(skb, linear, header_length, payload, digest))
         if payload:
-            self._record(skb, head, mss, digests, payload)
+            self._record(frags, self.flows.get(key) or self._name(key), seq, mss, digests, payload)
         kfree_skb(skb)
         if self.watch is not None:
-            self.watch.frame_left(head.linear, len(payload) + head.header_length - len(head.linear))
+            self.watch.frame_left(linear, len(payload) + header_length - len(linear))
 
-    def _record(self, skb: SkBuff, head: PacketHead, mss: int, digests: tuple[int, ...], payload: bytes) -> None:
-        pages = []
-        for frag in skb.shinfo.frags:
-            page = frag.page
-            pages.append((page.memory.domid, page.frame, frag.offset, frag.size))
-            if unmapped(page):
-                self.effects.append(AccessFault(self.place, page.memory.domid, page.frame))
-        again = self._again(head)
+    def _record(
+        self, frags: list[Frag], flow: str, seq: int, mss: int, digests: tuple[int, ...], payload: bytes
+    ) -> None:
+        pages = tuple([(frag.page.memory.domid, frag.page.frame, frag.offset, frag.size) for frag in frags])
+        for frag in frags:
+            if unmapped(frag.page):
+                self.effects.append(AccessFault(self.place, frag.page.memory.domid, frag.page.frame))
+        length = len(payload)
+        again = self.left_before(flow, seq, length)
         if not again:
-            self.highest[head.flow] = (head.seq + len(payload)) & M32
+            self.highest[flow] = (seq + length) & M32
         shown = payload if again else b""
-        self.effects.append(
-            FrameSent(self.place, head.flow, head.seq, len(payload), mss, digests, again, tuple(pages), shown)
-        )
+        self.effects.append(FrameSent(self.place, flow, seq, length, mss, digests, again, pages, shown))
+
+    def _name(self, key: bytes) -> str:
+        flow = self.flows[key] = _flow_of(key)
+        return flow
 
     def left_before(self, flow: str, seq: int, length: int) -> bool:
         """Say whether the first byte of this range has left through this card before, as any sniffer here could tell."""
         highest = self.highest.get(flow)
         return highest is not None and length > 0 and (seq - highest) & M32 >= HALF
 
-    def _again(self, head: PacketHead) -> bool:
-        return self.left_before(head.flow, head.seq, head.payload_length)
-
-    def _cut(self, head: PacketHead, payload: bytes, mss: int) -> tuple[int, ...]:
+    def _cut(self, linear: bytes, payload: bytes, mss: int) -> tuple[int, ...]:
         """TCP segmentation offload: cut the payload at *mss* and give each piece headers and sums of its own."""
-        linear = head.linear
         target_mac, own_mac, kind, version, tos, _, ident, fragment, ttl, protocol, _, source, target = (
             ETH_IP.unpack_from(linear)
         )
         sport, dport, seq, ack, offset_flags, window, _, urgent = TCP.unpack_from(linear, 34)
         last_flags = offset_flags & (PSH | FIN)
         offset_flags &= ~(PSH | FIN)
-        header_length = head.header_length - 34
+        assert offset_flags >> 12 == 5, "data segments carry no TCP options here"
         fixed = (
             (source >> 16) + (source & 0xFFFF) + (target >> 16) + (target & 0xFFFF) + IPPROTO_TCP + sport + dport
-            + (ack >> 16) + (ack & 0xFFFF) + window + urgent + header_length
+            + (ack >> 16) + (ack & 0xFFFF) + window + urgent + 20
         )  # fmt: skip
-        assert header_length == 20, "data segments carry no TCP options here"
+        ip_sum = (
+            0x4500 + fragment + 0x4000 + IPPROTO_TCP
+            + (source >> 16) + (source & 0xFFFF) + (target >> 16) + (target & 0xFFFF)
+        )  # fmt: skip
         frames, digests = self.frames, []
         length = len(payload)
         for start in range(0, length, mss):
@@ -197,7 +202,7 @@ class Nic:
             frames.append(
                 TCP_FRAME.pack(
                     target_mac, own_mac, kind, version, tos, total, ident, fragment, ttl, protocol,
-                    ip_checksum(total, ident, fragment, IPPROTO_TCP, source, target), source, target,
+                    0xFFFF - (ip_sum + total + ident) % 0xFFFF, source, target,
                     sport, dport, seq, ack, offset_flags, window, checksum_of(sums), urgent,
                 )
                 + piece
@@ -221,10 +226,13 @@ class NicWatcher:
         raise NotImplementedError
 
 
-def _whole_frame(head: PacketHead, payload: bytes, digest: int) -> bytes:
+def _whole_frame(skb: SkBuff, linear: bytes, header_length: int, payload: bytes, digest: int) -> bytes:
     """Finish the checksum that CHECKSUM_PARTIAL left open: the field holds the pseudo header's sum."""
-    header = head.linear[: head.header_length]
-    total = ones_sum(header[34:]) + remembered_sum(payload, digest)
-    at = 50 if head.protocol == IPPROTO_TCP else 40
-    return b"%b%b%b%b" % (header[:at], checksum_of(total).to_bytes(2, "big"), header[at + 2 :], payload)
-
+    if not skb.needs_checksum:
+        return linear[:header_length] + payload
+    total = int.from_bytes(linear[34:header_length], "big") % 0xFFFF
+    if payload:
+        total += remembered_sum(payload, digest)
+    at = 50 if linear[23] == IPPROTO_TCP else 40
+    check = ((0xFFFF - total % 0xFFFF) or 0xFFFF).to_bytes(2, "big")
+    return b"".join((linear[:at], check, linear[at + 2 : header_length], payload))

@@ -4,6 +4,7 @@ Checksums are one's complement sums, which are additive: the sum of a frame is t
 summed once and remembered under the xxh3 digest of its bytes, which the trace wants of every piece anyway.
 """
 
+from functools import lru_cache
 from struct import Struct
 
 import msgspec
@@ -27,6 +28,7 @@ SUMS_MAX = 1 << 16
 
 ETH_IP = Struct("!6s6sHBBHHHBBHII")
 TCP = Struct("!HHIIHHHH")
+TCP_SEQ = Struct("!I")
 UDP = Struct("!HHHH")
 TCP_FRAME = Struct("!6s6sHBBHHHBBHIIHHIIHHHH")
 
@@ -68,9 +70,14 @@ def ip_checksum(total_length: int, ident: int, fragment: int, protocol: int, sou
     return 0xFFFF - total % 0xFFFF
 
 
+def address_sum(source: int, target: int) -> int:
+    """Return the part of every header's sum that two IPv4 addresses make."""
+    return (source >> 16) + (source & 0xFFFF) + (target >> 16) + (target & 0xFFFF)
+
+
 def pseudo_sum(source: int, target: int, protocol: int, length: int) -> int:
     """Return the sum of the TCP/UDP pseudo header; *length* counts the transport header and its payload."""
-    return (source >> 16) + (source & 0xFFFF) + (target >> 16) + (target & 0xFFFF) + protocol + length
+    return address_sum(source, target) + protocol + length
 
 
 class Segment(msgspec.Struct, gc=False):
@@ -102,47 +109,56 @@ def parse(frame: bytes) -> Segment:
     length = len(frame)
     if length < 42:
         raise Malformed("the frame is shorter than its headers")
-    _, _, kind, version, _, total, ident, fragment, ttl, protocol, check, source, target = ETH_IP.unpack_from(frame)
-    if kind != ETH_P_IP or version != 0x45:
-        raise Malformed("not an IPv4 packet without options")
-    end = ETH_HLEN + total
-    if end > length or total < IP_HLEN + UDP_HLEN:
-        raise Malformed("the IPv4 length does not fit the frame")
-    header = 0x4500 + total + ident + fragment + (ttl << 8) + protocol + check
-    addresses = (source >> 16) + (source & 0xFFFF) + (target >> 16) + (target & 0xFFFF)
-    if (header + addresses) % 0xFFFF:
-        raise Malformed("bad IPv4 header checksum")
-    if protocol == IPPROTO_TCP:
-        return _parse_tcp(frame, end, source, target, addresses)
-    if protocol == IPPROTO_UDP:
-        return _parse_udp(frame, end, source, target, addresses)
-    raise Malformed("neither TCP nor UDP")
-
-
-def _parse_tcp(frame: bytes, end: int, source: int, target: int, addresses: int) -> Segment:
-    if end < 54:
+    if frame[23] != IPPROTO_TCP:
+        return _parse_udp(frame)
+    if length < 54:
         raise Malformed("the TCP header is cut short")
-    sport, dport, seq, ack, offset_flags, window, check, urgent = TCP.unpack_from(frame, 34)
+    (
+        _, _, kind, version, tos, total, ident, fragment, ttl, _, ip_check, source, target,
+        sport, dport, seq, ack, offset_flags, window, check, urgent,
+    ) = TCP_FRAME.unpack_from(frame)  # fmt: skip
+    addresses = (source >> 16) + (source & 0xFFFF) + (target >> 16) + (target & 0xFFFF)
+    end = ETH_HLEN + total
+    _check_ip(kind, version, end, length, 0x4500 + tos + total + ident + fragment + (ttl << 8) + 6 + ip_check + addresses)
     header_end = 34 + (offset_flags >> 12) * 4
     if header_end < 54 or header_end > end:
         raise Malformed("the TCP header length does not fit the packet")
     options = frame[54:header_end] if header_end > 54 else b""
     payload = frame[header_end:end]
     digest = digest_of(payload)
-    total = (
+    sums = (
         addresses + IPPROTO_TCP + end - 34 + sport + dport + (seq >> 16) + (seq & 0xFFFF) + (ack >> 16) + (ack & 0xFFFF)
-        + offset_flags + window + check + urgent + remembered_sum(payload, digest)
+        + offset_flags + window + check + urgent
     )  # fmt: skip
+    if payload:
+        sums += remembered_sum(payload, digest)
     if options:
-        total += ones_sum(options)
-    if total % 0xFFFF:
+        sums += ones_sum(options)
+    if sums % 0xFFFF:
         raise Malformed("bad TCP checksum")
     return Segment(
         IPPROTO_TCP, source, target, sport, dport, seq, ack, offset_flags & 0x3F, window, options, payload, digest
     )
 
 
-def _parse_udp(frame: bytes, end: int, source: int, target: int, addresses: int) -> Segment:
+def _check_ip(kind: int, version: int, end: int, length: int, sums: int) -> None:
+    """Raise `Malformed` unless the IPv4 header is one of ours and sums up."""
+    if kind != ETH_P_IP or version != 0x45:
+        raise Malformed("not an IPv4 packet without options")
+    if end > length or end < ETH_HLEN + IP_HLEN + UDP_HLEN:
+        raise Malformed("the IPv4 length does not fit the frame")
+    if sums % 0xFFFF:
+        raise Malformed("bad IPv4 header checksum")
+
+
+def _parse_udp(frame: bytes) -> Segment:
+    _, _, kind, version, tos, total, ident, fragment, ttl, protocol, ip_check, source, target = ETH_IP.unpack_from(frame)
+    addresses = (source >> 16) + (source & 0xFFFF) + (target >> 16) + (target & 0xFFFF)
+    end = ETH_HLEN + total
+    sums = 0x4500 + tos + total + ident + fragment + (ttl << 8) + protocol + ip_check + addresses
+    _check_ip(kind, version, end, len(frame), sums)
+    if protocol != IPPROTO_UDP:
+        raise Malformed("neither TCP nor UDP")
     sport, dport, length, check = UDP.unpack_from(frame, 34)
     if length < UDP_HLEN or 34 + length > end:
         raise Malformed("the UDP length does not fit the packet")
@@ -181,6 +197,7 @@ def datagram_key(linear: bytes) -> tuple[bytes, int, int]:
     return linear[26:38], ident, ETH_HLEN + IP_HLEN + UDP_HLEN
 
 
+@lru_cache(maxsize=4096)
 def flow_name(source: int, sport: int, target: int, dport: int) -> str:
     """Return the name of one direction of a connection, as facts and tables show it."""
     return f"{address_text(source)}:{sport}>{address_text(target)}:{dport}"

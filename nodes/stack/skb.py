@@ -16,6 +16,8 @@ from lateack.nodes.stack.lifetime import Frag, UbufInfo, frag_ref, frag_unref, f
 MAX_SKB_FRAGS = 17
 """65536 / 4096 + 1 (include/linux/skbuff.h); older kernels had 18, which lives on as XEN_NETIF_NR_SLOTS_MIN."""
 
+NO_POOL = "pages can be copied only where there is a pool to copy them into"
+
 HEADROOM = 96
 """Bytes kept free in front of the data for Ethernet, IPv4 and TCP headers (MAX_TCP_HEADER is larger; 66 are used)."""
 
@@ -153,9 +155,15 @@ def pskb_copy(skb: SkBuff, pool: PagePool | None = None) -> SkBuff:
 
 
 def skb_copy(skb: SkBuff, pool: PagePool | None) -> SkBuff:
-    """Return a packet that shares nothing with *skb*: its linear bytes and its pages are copied."""
-    copy = pskb_copy(skb, pool)
-    _copy_pages(copy, pool)
+    """Return a packet that shares nothing with *skb*: its linear bytes and its pages are copied; no owner is told."""
+    assert pool is not None, NO_POOL
+    old = skb.shinfo
+    shinfo = SharedInfo(old.slab)
+    shinfo.gso_size = old.gso_size
+    shinfo.frags = pages_holding(b"".join(read_frags(skb)), pool)
+    copy = SkBuff(shinfo, 0, 0)
+    _place(copy, skb)
+    copy.needs_checksum = skb.needs_checksum
     return copy
 
 
@@ -164,12 +172,8 @@ def pskb_expand_head(skb: SkBuff, pool: PagePool | None = None) -> None:
     old = skb.shinfo
     if skb_cloned(skb) and old.ubuf is not None and not old.ubuf.refcounted:
         skb_copy_ubufs(skb, pool)
-        return
-    shinfo = _new_head(skb)
-    _release_block(skb)
-    skb.shinfo = shinfo
-    _place(skb, skb, old)
-    skb.cloned = skb.nohdr = False
+    else:
+        _leave_block(skb)
 
 
 def skb_unclone(skb: SkBuff, pool: PagePool | None = None) -> None:
@@ -177,7 +181,7 @@ def skb_unclone(skb: SkBuff, pool: PagePool | None = None) -> None:
     if skb_cloned(skb):
         nohdr = skb.nohdr
         pskb_expand_head(skb, pool)
-        if nohdr:
+        if nohdr and not skb.nohdr:
             skb_header_release(skb)
 
 
@@ -185,7 +189,7 @@ def pskb_pull_tail(skb: SkBuff, count: int, pool: PagePool | None = None) -> Non
     """Move *count* bytes from the fragments into the linear area; a fragment wholly eaten is returned at once."""
     skb_unclone(skb, pool)
     skb_put(skb, b"".join([frag_view(frag) for frag in skb.shinfo.frags])[:count])
-    _eat_front(skb.shinfo, count)
+    _eat_front(skb.shinfo, count, copied=True)
 
 
 def skb_pull_front(skb: SkBuff, count: int) -> None:
@@ -193,7 +197,7 @@ def skb_pull_front(skb: SkBuff, count: int) -> None:
     linear = min(count, skb.tail - skb.data)
     skb.data += linear
     if count > linear:
-        _eat_front(skb.shinfo, count - linear)
+        _eat_front(skb.shinfo, count - linear, copied=False)
 
 
 def pskb_trim(skb: SkBuff, length: int, pool: PagePool | None = None) -> None:
@@ -214,7 +218,7 @@ def pskb_trim(skb: SkBuff, length: int, pool: PagePool | None = None) -> None:
             frag_unref(frag)
         room -= frag.size
     shinfo.frags = kept
-    _settle_ubuf(shinfo)
+    _settle_ubuf(shinfo, success=True)
 
 
 def skb_split(skb: SkBuff, rest: SkBuff, length: int) -> None:
@@ -242,7 +246,7 @@ def skb_split(skb: SkBuff, rest: SkBuff, length: int) -> None:
     if skb.shinfo.ubuf is not None and moved:
         skb.shinfo.ubuf.get()
         rest.shinfo.ubuf = skb.shinfo.ubuf
-        _settle_ubuf(skb.shinfo)
+        _settle_ubuf(skb.shinfo, success=True)
 
 
 def skb_orphan(skb: SkBuff) -> None:
@@ -262,17 +266,12 @@ def skb_orphan_frags(skb: SkBuff, pool: PagePool | None) -> None:
 
 def skb_copy_ubufs(skb: SkBuff, pool: PagePool | None) -> None:
     """Replace the owner's pages by private copies and tell the owner that it was a copy (`skb_copy_ubufs`)."""
-    ubuf = skb.shinfo.ubuf
     if skb_cloned(skb):
-        shinfo = _new_head(skb)
-        old = skb.shinfo
-        _release_block(skb)
-        skb.shinfo = shinfo
-        _place(skb, skb, old)
-        skb.cloned = skb.nohdr = False
-        ubuf = shinfo.ubuf
+        nohdr = skb.nohdr
+        _leave_block(skb)
+        if nohdr:
+            skb_header_release(skb)
     _copy_pages(skb, pool)
-    assert ubuf is None or skb.shinfo.ubuf is None
 
 
 def kfree_skb(skb: SkBuff) -> None:
@@ -318,6 +317,16 @@ def _release_block(skb: SkBuff) -> None:
     shinfo.slab.free(shinfo.head)
 
 
+def _leave_block(skb: SkBuff) -> None:
+    """Move *skb* alone into a new data block that shows the same pages."""
+    old = skb.shinfo
+    shinfo = _new_head(skb)
+    _release_block(skb)
+    skb.shinfo = shinfo
+    _place(skb, skb, old)
+    skb.cloned = skb.nohdr = False
+
+
 def _new_head(skb: SkBuff) -> SharedInfo:
     """Return a new data block that shows the same pages as *skb*'s, each with a reference of its own."""
     old = skb.shinfo
@@ -343,7 +352,7 @@ def _place(skb: SkBuff, source: SkBuff, old: SharedInfo | None = None) -> None:
     skb.data, skb.tail = data + base, tail + base
 
 
-def _eat_front(shinfo: SharedInfo, count: int) -> None:
+def _eat_front(shinfo: SharedInfo, count: int, *, copied: bool) -> None:
     frags = shinfo.frags
     while count and frags and frags[0].size <= count:
         count -= frags[0].size
@@ -351,25 +360,26 @@ def _eat_front(shinfo: SharedInfo, count: int) -> None:
     if count:
         first = frags[0]
         frags[0] = Frag(first.page, first.offset + count, first.size - count, first.destructor)
-    _settle_ubuf(shinfo)
+    _settle_ubuf(shinfo, success=not copied)
 
 
-def _settle_ubuf(shinfo: SharedInfo) -> None:
+def _settle_ubuf(shinfo: SharedInfo, *, success: bool) -> None:
     """Once nothing paged remains, the owner has nothing in this packet any more (`__pskb_pull_tail` clears it)."""
     if shinfo.ubuf is not None and not shinfo.frags:
         ubuf = shinfo.ubuf
         shinfo.ubuf = None
-        ubuf.put(success=False)
+        ubuf.put(success)
 
 
 def _copy_pages(skb: SkBuff, pool: PagePool | None) -> None:
-    assert pool is not None, "pages can be copied only where there is a pool to copy them into"
+    assert pool is not None, NO_POOL
     shinfo = skb.shinfo
     data = b"".join([frag_view(frag) for frag in shinfo.frags])
     mine = pages_holding(data, pool)
     for frag in shinfo.frags:
         frag_unref(frag)
     shinfo.frags = mine
+    shinfo.shared_frag = False  # nobody else can rewrite the copies
     if shinfo.ubuf is not None:
         ubuf = shinfo.ubuf
         shinfo.ubuf = None

@@ -17,7 +17,7 @@ import msgspec
 
 from lateack.nodes.facts import Fact
 from lateack.nodes.memory.pages import HeadSlab, PagePool
-from lateack.nodes.stack.packets import M32, flow_name
+from lateack.nodes.stack.packets import M32, address_sum, flow_name
 from lateack.nodes.stack.skb import SkBuff, kfree_skb
 
 MS = 1_000_000
@@ -86,10 +86,10 @@ class TcpSocket:
     """One end of a connection; names are the kernel's where it has them."""
 
     __slots__ = (
-        "ack_wanted", "backoff", "cwnd", "deadline", "dupacks", "fin_queued", "fin_received", "flow", "lost_out",
+        "ack_wanted", "address_sum", "backoff", "cwnd", "deadline", "dupacks", "fin_queued", "fin_received", "flow", "lost_out",
         "macs", "mss", "out_of_order", "parameters", "pseudo", "rcv_nxt", "received", "recover", "recovering",
         "remote_address", "remote_port", "reply_flow", "retries", "rto", "rtt_variance", "rtx_queue", "snd_nxt",
-        "snd_scale", "snd_una", "snd_wnd", "srtt", "ssthresh", "stack", "state", "local_port", "wmem_alloc",
+        "snd_scale", "snd_una", "snd_wnd", "srtt", "ssthresh", "stack", "state", "local_port", "timer", "wmem_alloc",
         "write_queue", "write_seq",
     )  # fmt: skip
 
@@ -104,6 +104,8 @@ class TcpSocket:
         self.state = CLOSED
         self.flow = flow_name(stack.address, local_port, remote_address, remote_port)
         self.reply_flow = flow_name(remote_address, remote_port, stack.address, local_port)
+        self.timer = f"tcp {self.flow}"
+        self.address_sum = address_sum(stack.address, remote_address)
         self.macs = stack.macs_to(remote_address)
         self.mss = stack.mtu - 40
         # --- sending
@@ -123,7 +125,7 @@ class TcpSocket:
         # --- receiving
         self.rcv_nxt = 0
         self.received: list[bytes] = []
-        self.out_of_order: list[tuple[int, bytes, int]] = []
+        self.out_of_order: list[tuple[int, bytes]] = []
         self.fin_received = False
         self.ack_wanted = False
         # --- time

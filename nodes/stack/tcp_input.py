@@ -7,7 +7,7 @@ here: an acknowledgement frees the queued packet and nothing else; a clone that 
 from bisect import bisect_left
 
 from lateack.nodes.facts import Connected, ConnectionReset, DuplicateDropped, FastRetransmitted
-from lateack.nodes.stack.packets import ACK, FIN, M32, RST, SYN, Segment
+from lateack.nodes.stack.packets import ACK, FIN, M32, PSH, RST, SYN, Segment, digest_of
 from lateack.nodes.stack.skb import kfree_skb
 from lateack.nodes.stack.tcp import (
     CLOSE_WAIT,
@@ -34,6 +34,9 @@ OUT_OF_ORDER_MAX = 4096
 def tcp_rcv(sk: TcpSocket, segment: Segment, now: int) -> None:
     """Process one segment for this connection."""
     flags = segment.flags
+    if sk.state is ESTABLISHED and segment.seq == sk.rcv_nxt & M32 and flags & ~PSH == ACK and segment.payload:
+        _predicted(sk, segment, now)
+        return
     if sk.state in (SYN_SENT, SYN_RCVD) and not _handshake(sk, segment, now):
         return
     seq = sk.unwrap_seq(segment.seq)
@@ -47,11 +50,26 @@ def tcp_rcv(sk: TcpSocket, segment: Segment, now: int) -> None:
         _tcp_ack(sk, segment, now)
     if segment.payload:
         if sk.state in MAY_RECEIVE:
-            _tcp_data_queue(sk, seq, segment.payload, segment.digest, now)
+            _tcp_data_queue(sk, seq, segment.payload, now)
     elif seq < sk.rcv_nxt and not flags & FIN and not sk.rtx_queue:
         sk.ack_wanted = True  # an old, empty segment is a window probe
     if flags & FIN:
         _tcp_fin(sk, seq + len(segment.payload), now)
+
+
+def _predicted(sk: TcpSocket, segment: Segment, now: int) -> None:
+    """The common case, the next bytes in order on an established connection, without questions (header prediction)."""
+    advance = (segment.ack - sk.snd_una) & M32
+    if advance <= sk.snd_nxt - sk.snd_una:
+        sk.snd_wnd = segment.window << sk.snd_scale
+        if advance:
+            _new_ack(sk, sk.snd_una + advance, now)
+    payload = segment.payload
+    sk.received.append(payload)
+    sk.rcv_nxt += len(payload)
+    sk.ack_wanted = True
+    if sk.out_of_order:
+        _drain_out_of_order(sk)
 
 
 def tcp_flush(sk: TcpSocket, now: int) -> None:
@@ -213,15 +231,15 @@ def _recover(sk: TcpSocket, ack: int, acked: int, now: int) -> None:
     sk.cwnd = max(sk.cwnd - acked + sk.mss, sk.mss)
 
 
-def _tcp_data_queue(sk: TcpSocket, seq: int, payload: bytes, digest: int, now: int) -> None:
+def _tcp_data_queue(sk: TcpSocket, seq: int, payload: bytes, now: int) -> None:
     """Take the new bytes of a segment, drop the old ones, keep the early ones (`tcp_data_queue`)."""
     end = seq + len(payload)
     if end <= sk.rcv_nxt:
-        sk.stack.effects.append(DuplicateDropped(sk.reply_flow, seq & M32, len(payload), digest))
+        sk.stack.effects.append(DuplicateDropped(sk.reply_flow, seq & M32, len(payload), digest_of(payload)))
         tcp_send_ack(sk, now)
         return
     if seq > sk.rcv_nxt:
-        _keep_for_later(sk, seq, payload, digest)
+        _keep_for_later(sk, seq, payload)
         tcp_send_ack(sk, now)
         return
     sk.received.append(payload[sk.rcv_nxt - seq :] if seq < sk.rcv_nxt else payload)
@@ -231,21 +249,21 @@ def _tcp_data_queue(sk: TcpSocket, seq: int, payload: bytes, digest: int, now: i
         _drain_out_of_order(sk)
 
 
-def _keep_for_later(sk: TcpSocket, seq: int, payload: bytes, digest: int) -> None:
+def _keep_for_later(sk: TcpSocket, seq: int, payload: bytes) -> None:
     queue = sk.out_of_order
     if seq + len(payload) > sk.rcv_nxt + sk.parameters.receive_buffer or len(queue) >= OUT_OF_ORDER_MAX:
         return
     at = bisect_left(queue, (seq,))
     if at < len(queue) and queue[at][0] == seq and len(queue[at][1]) >= len(payload):
-        sk.stack.effects.append(DuplicateDropped(sk.reply_flow, seq & M32, len(payload), digest))
+        sk.stack.effects.append(DuplicateDropped(sk.reply_flow, seq & M32, len(payload), digest_of(payload)))
         return
-    queue.insert(at, (seq, payload, digest))
+    queue.insert(at, (seq, payload))
 
 
 def _drain_out_of_order(sk: TcpSocket) -> None:
     queue = sk.out_of_order
     taken = 0
-    for seq, payload, _ in queue:
+    for seq, payload in queue:
         if seq > sk.rcv_nxt:
             break
         taken += 1

@@ -21,8 +21,6 @@ from lateack.nodes.stack.packets import (
     SYN,
     TCP_FRAME,
     digest_of,
-    ip_checksum,
-    pseudo_sum,
 )
 from lateack.nodes.stack.skb import (
     MAX_SKB_FRAGS,
@@ -50,6 +48,9 @@ from lateack.nodes.stack.tcp import (
 
 GSO_MAX_SIZE = 65_535 - 40
 """Most payload bytes of one packet below TCP: the 16-bit IPv4 length less the headers."""
+
+IP_SUM = 0x4500 + IP_DF + 0x4000 + IPPROTO_TCP
+"""What version, flags, TTL 64 and protocol add to an IPv4 header's sum."""
 
 SYN_OPTIONS = Struct("!BBHBBBB")
 
@@ -261,10 +262,10 @@ def tcp_header(sk: TcpSocket, seq: int, flags: int, length: int, options: int) -
         window >>= sk.parameters.window_scale
     return TCP_FRAME.pack(
         target_mac, own_mac, 0x0800, 0x45, 0, total, ident, IP_DF, 64, IPPROTO_TCP,
-        ip_checksum(total, ident, IP_DF, IPPROTO_TCP, stack.address, sk.remote_address),
+        0xFFFF - (IP_SUM + total + ident + sk.address_sum) % 0xFFFF,
         stack.address, sk.remote_address, sk.local_port, sk.remote_port, seq & M32, sk.rcv_nxt & M32, flags,
         window if window < 0xFFFF else 0xFFFF,
-        pseudo_sum(stack.address, sk.remote_address, IPPROTO_TCP, total - IP_HLEN) % 0xFFFF, 0,
+        (sk.address_sum + IPPROTO_TCP + total - IP_HLEN) % 0xFFFF, 0,
     )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from lateack.nodes.memory.netif import NETIF_RSP_OKAY
 from lateack.nodes.memory.pages import HeadSlab, Page, PagePool
 from lateack.nodes.split.xenbus import DOMAIN_0
 from lateack.nodes.stack.lifetime import Frag, UbufInfo, unmap_page
-from lateack.nodes.stack.skb import SkBuff, add_frag, alloc_skb, kfree_skb, skb_put
+from lateack.nodes.stack.skb import SkBuff, alloc_skb, kfree_skb, skb_put
 
 XEN_NETBACK_TX_COPY_LEN = 128
 """The first bytes of every packet are copied, so that a guest cannot change headers that were inspected already."""
@@ -109,7 +109,7 @@ class GrantCopy(BackendStrategy):
                 return None
             page = kernel.pool.alloc()
             page.memory.write(page.frame, 0, data)
-            add_frag(skb, Frag(page, 0, slot.size))
+            skb.shinfo.frags.append(Frag(page, 0, slot.size))  # up to 18: Linux would hang the last on a frag_list
             if index:  # the first slot is the linear area: headers, which every strategy copies
                 kernel.copied(slot.size)
         for slot in slots:

@@ -92,15 +92,15 @@ def test_the_late_ack_is_told_from_the_write_to_the_old_data() -> None:
     assert len(told) <= MOMENTS_MAX
     assert in_order(
         sentences(told),
-        "The application wrote 4096 bytes at offset 0 of input from frames 12: WRITE, xid 0x00000007.",
+        "The application wrote 4096 bytes at offset 0 of input from frame 12: WRITE, xid 0x00000007.",
         "its data begin 54 68 65 20",
         "The gate at backend.nic closed, by rule egress",
         "Rule acks began to hold frames back in the network: 1 without data, 1 with.",
         "No acknowledgement came within 200.000 ms, the retransmission timeout: TCP queued the same bytes again.",
         "the packet was parked behind the gate at backend.nic, for 189.000 ms",
         "The reply completed the write after 251.000 ms, while a packet with its bytes still waited at backend.nic",
-        "rule acks had let 2 frames go on at 260.000 ms",
-        "The application refilled the very frames of the waiting packet, 12, with the file's bytes from 4096.",
+        "rule acks had let what it held go on, 2 in number, at 260.000 ms",
+        "The application refilled frame 12, which the waiting packet shows, with the file's bytes from 4096.",
         f"The gate opened, and backend.nic read {len(NEW)} bytes of sequence 1001 once more: they are not the bytes",
         "the first difference is at offset 136 (byte 100 of frame 12, byte 100 of the file); from offset 132:",
         "should be 67 65 20 6f 66 20 74 68 65 20 66 69 6c 65 2e 20 |ge of the file. |",
@@ -145,7 +145,7 @@ def test_a_deferred_completion_is_why_nothing_happened() -> None:
         "The reply came, but the completion was deferred: the stack still used the pages of the write.",
         "and they are still right: the application had not got its buffer back yet.",
         "The last user of the pages let go, 141.000 ms after the reply",
-        "The application refilled the frames of the write, only now, 12",
+        "The application refilled frame 12, only now, with",
         "nothing went wrong.",
     )
 
@@ -200,9 +200,10 @@ def test_a_repeated_call_that_is_executed_is_told_to_the_corruption() -> None:
 
     assert in_order(
         sentences(told),
+        "sent as sequence 1001 of",
         "No reply came in time: RPC sent the call again after 50.000 ms, under its old xid.",
         "The reply completed the write after 251.000 ms",
-        "refilled the very frames of the waiting packet",
+        "refilled frame 12, which the waiting packet shows",
         "they are not the bytes that were handed over",
         "The call reached the server again, and the server took it for a new one and executed it.",
         "its payload differs from the first one's",

@@ -1,0 +1,258 @@
+"""A Ray cluster for as long as a session lasts: one of our own on the loopback address, or one that others started.
+
+This module and `session` are the only ones that import ray; they do it late, since what Ray reads from the environment
+it reads while it is being imported.
+"""
+
+import contextlib
+import io
+import logging
+import os
+import shutil
+import socket
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import grpc
+
+from lateack.nodes.errors import LateackError
+
+CPUS = 4  # workers that Ray starts at once, while we wait for it anyway; machines ask for none
+OBJECT_STORE_BYTES = 80 * 1024 * 1024  # Ray refuses less than 75 MiB, and touches none of it before it is used
+TEMPORARY_NAME_MAX = 24  # Ray puts Unix sockets 70 characters deeper, and 107 is the most that one can have
+PROBE_S = 3.0
+CHECK_ALIVE = "/ray.rpc.NodeInfoGcsService/CheckAlive"
+CLIENT_SCHEME = "ray://"
+
+# Loopback only. Without the second, Ray listens on every interface; then no token would not be an option either.
+OWN_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_timeout_ms": "1000",
+    "RAY_health_check_failure_threshold": "3",
+    "RAY_health_check_initial_delay_ms": "1000",
+}
+JOINED_ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0"}
+
+
+class ClusterUnavailable(LateackError):
+    """There is no Ray cluster to run on, and none can be started."""
+
+
+class RayCluster:
+    """The cluster of a session; `up` and `down` once each."""
+
+    def __init__(self, address: str | None) -> None:
+        """Prepare to start a cluster, or to join the one at `address` ("auto", or host:port)."""
+        self.address = address
+        self.local = address is None
+        self._temporary: Path | None = None
+        self._undo = contextlib.ExitStack()
+        self._started = False
+
+    def up(self) -> None:
+        """Start or join; raises ClusterUnavailable within seconds where that cannot be."""
+        environment = OWN_ENVIRONMENT | {"PYTHONPATH": _import_path()} if self.local else JOINED_ENVIRONMENT
+        try:
+            self._undo.enter_context(_environment(environment))
+            self._undo.enter_context(_stdout_kept_clean())
+            ray = _import_ray(self.local)
+            if ray.is_initialized():
+                self._share(ray)
+            elif self.address is None:
+                self._start(ray)
+            else:
+                self._join(ray, self.address)
+        except BaseException:
+            self.down()
+            raise
+
+    def down(self) -> None:
+        """Leave the cluster; our own ends, with all its processes and files."""
+        try:
+            if self._started:
+                self._started = False
+                cast(Any, sys.modules["ray"]).shutdown()
+        finally:
+            self._undo.close()
+            if self._temporary is not None:
+                shutil.rmtree(self._temporary, ignore_errors=True)
+
+    def _share(self, ray: Any) -> None:
+        if self.local:
+            raise ClusterUnavailable(
+                "this process is connected to a Ray cluster already; say address='auto' to use it, or leave it first."
+            )
+
+    def _start(self, ray: Any) -> None:
+        _remove_abandoned()
+        self._temporary = Path(tempfile.mkdtemp(prefix=_temporary_prefix(os.getpid()), dir=_temporary_folder()))
+        self._started = True
+        try:
+            ray.init(
+                address="local",  # without it, Ray joins whatever cluster runs here already
+                num_cpus=CPUS,
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                _temp_dir=str(self._temporary),
+            )
+        except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+            raise ClusterUnavailable(
+                f"Ray cannot start here ({_first_line(error)}); --world virtual runs the same story without it."
+            ) from error
+
+    def _join(self, ray: Any, address: str) -> None:
+        _probe(_resolve(address))
+        self._started = True
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+            raise ClusterUnavailable(f"cannot join the Ray cluster at {address}: {_first_line(error)}.") from error
+
+
+def _import_ray(local: bool) -> Any:
+    import ray
+    import ray._private.ray_constants as constants
+
+    # The same switch as in the environment, for a process that has imported ray before.
+    constants.ENABLE_RAY_CLUSTER = not local
+    return ray
+
+
+def _import_path() -> str:
+    """Return the folders from which this process imports, so that its workers find what it finds."""
+    return os.pathsep.join(dict.fromkeys(str(Path(entry or ".").absolute()) for entry in sys.path))
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+# --- is there a cluster? ----------------------------------------------------------------------------------------------
+
+
+def _resolve(address: str) -> str:
+    """Return host:port of a cluster's address; raises ClusterUnavailable if there is none."""
+    if address.startswith(CLIENT_SCHEME):
+        raise ClusterUnavailable(
+            f"{address} is for Ray Client; give host:port of the cluster's head, or run there with auto."
+        )
+    if address != "auto":
+        return address
+    import ray._private.services as services
+
+    try:
+        found = services.canonicalize_bootstrap_address("auto")
+    except ConnectionError:
+        found = None
+    if not found:
+        raise ClusterUnavailable(
+            "no Ray cluster runs on this machine; start one with `ray start --head`, or leave --address out."
+        )
+    return str(found)
+
+
+def _probe(address: str) -> None:
+    """Ask whoever listens at host:port whether it is a Ray cluster; `ray.init` itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise ClusterUnavailable(
+            f"{address} is no address of a Ray cluster; give host:port, or auto for this machine's."
+        )
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=PROBE_S).close()
+    except OSError as error:
+        raise ClusterUnavailable(
+            f"no Ray cluster answers at {address} ({error.strerror or error}); see that it is up, "
+            "or leave --address out."
+        ) from error
+    if os.environ.get("RAY_USE_TLS", "0") == "1":
+        return  # the question below would need the certificates
+    with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
+        try:
+            channel.unary_unary(CHECK_ALIVE)(b"", timeout=PROBE_S)
+        except grpc.RpcError as error:
+            # An answer that the question is not allowed, or strange, is an answer of Ray's.
+            if error.code() not in (
+                grpc.StatusCode.UNAVAILABLE,
+                grpc.StatusCode.UNIMPLEMENTED,
+                grpc.StatusCode.DEADLINE_EXCEEDED,
+            ):
+                return
+            raise ClusterUnavailable(
+                f"what listens at {address} is not the head of a Ray cluster; `ray start --head` names the right "
+                "port (6379 by default)."
+            ) from error
+
+
+# --- good manners -----------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _environment(changes: dict[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in changes}
+    os.environ.update(changes)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+class _StdoutForUs(io.TextIOBase):
+    """Standard output for everybody but Ray's own threads, whose news of the cluster goes to standard error."""
+
+    def __init__(self, stdout: Any) -> None:
+        self._stdout = stdout
+
+    def write(self, text: str) -> int:
+        stream = sys.stderr if threading.current_thread().name.startswith("ray_") else self._stdout
+        return int(stream.write(text))
+
+    def flush(self) -> None:
+        if not threading.current_thread().name.startswith("ray_"):
+            self._stdout.flush()
+
+    def __getattribute__(self, name: str) -> Any:
+        own = ("write", "flush", "_stdout", "writelines", "__class__")
+        return object.__getattribute__(self, name) if name in own else getattr(self._stdout, name)
+
+
+@contextlib.contextmanager
+def _stdout_kept_clean() -> Iterator[None]:
+    """Keep what Ray prints off standard output: it has no switch for news such as that of an actor's death."""
+    before, ours = sys.stdout, _StdoutForUs(sys.stdout)
+    sys.stdout = cast(Any, ours)
+    try:
+        yield
+    finally:
+        if sys.stdout is cast(Any, ours):
+            sys.stdout = before
+
+
+def _temporary_folder() -> str:
+    folder = tempfile.gettempdir()
+    return folder if len(folder) <= TEMPORARY_NAME_MAX else "/tmp"
+
+
+def _temporary_prefix(pid: int) -> str:
+    return f"lateack-{pid}-"
+
+
+def _remove_abandoned() -> None:
+    """Remove the temporary folders of sessions of ours that were killed before they could."""
+    for folder in Path(_temporary_folder()).glob("lateack-*-*"):
+        pid = folder.name.split("-")[1]
+        if pid.isdecimal() and not Path("/proc", pid).exists() and folder.owner() == Path("/proc/self").owner():
+            shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,90 @@
+"""A store in a real directory whose handles, attributes and times are as reproducible as a store's in memory.
+
+A directory's own inode numbers and times would go out in every reply, and two runs of one seed would differ. So here the
+bytes lie in real files, are read back from them, and everything else is told by the store in memory.
+"""
+
+import os
+from pathlib import Path
+
+from lateack.nodes.storage.memory_store import MemoryStore
+from lateack.nodes.storage.nfs import SetAttributes
+from lateack.nodes.storage.store import HANDLE_BYTES_DEFAULT
+
+CAPACITY = 1 << 50
+"""The real file system says when it is full."""
+
+
+class MirrorStore(MemoryStore):
+    """A store whose files also lie in *root*, an empty directory that nobody else changes."""
+
+    __slots__ = ("descriptors", "directory")
+
+    def __init__(self, root: Path, handle_bytes: int = HANDLE_BYTES_DEFAULT) -> None:
+        super().__init__(handle_bytes, CAPACITY)
+        self.directory = root
+        self.descriptors: dict[bytes, int] = {}
+
+    def setattr(self, file: bytes, changes: SetAttributes, now: int) -> None:
+        """Change mode, owner, size or times; only the size reaches the real file."""
+        if changes.size is not None:
+            os.ftruncate(self._descriptor(file), changes.size)
+        super().setattr(file, changes, now)
+
+    def create(self, directory: bytes, name: bytes, mode: int, now: int) -> bytes:
+        """Make an empty file that was not there and give its handle."""
+        handle = super().create(directory, name, mode, now)
+        self.descriptors[handle] = os.open(self._place(handle), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        return handle
+
+    def mkdir(self, directory: bytes, name: bytes, mode: int, now: int) -> bytes:
+        """Make an empty directory and give its handle."""
+        handle = super().mkdir(directory, name, mode, now)
+        self._place(handle).mkdir()
+        return handle
+
+    def remove(self, directory: bytes, name: bytes, now: int) -> None:
+        """Remove a name that is not a directory's."""
+        handle = self.lookup(directory, name)
+        place = self._place(handle)
+        super().remove(directory, name, now)
+        os.close(self.descriptors.pop(handle))
+        place.unlink()
+
+    def rmdir(self, directory: bytes, name: bytes, now: int) -> None:
+        """Remove an empty directory."""
+        place = self._place(self.lookup(directory, name))
+        super().rmdir(directory, name, now)
+        place.rmdir()
+
+    def rename(self, from_directory: bytes, from_name: bytes, to_directory: bytes, to_name: bytes, now: int) -> None:
+        """Give a file another name, replacing what bore it."""
+        handle = self.lookup(from_directory, from_name)
+        before = self._place(handle)
+        super().rename(from_directory, from_name, to_directory, to_name, now)
+        before.rename(self._place(handle))
+
+    def read(self, file: bytes, offset: int, count: int) -> bytes:
+        """At most `count` bytes of the real file; fewer only at its end."""
+        return os.pread(self._descriptor(file), count, offset)
+
+    def write(self, file: bytes, offset: int, data: memoryview, now: int) -> int:
+        """Put bytes into the real file and say how many: all. OSError when they do not fit."""
+        written = 0
+        descriptor = self._descriptor(file)
+        while written < len(data):
+            written += os.pwrite(descriptor, data[written:], offset + written)
+        return super().write(file, offset, data, now)
+
+    def close(self) -> None:
+        """Close the real files."""
+        for descriptor in self.descriptors.values():
+            os.close(descriptor)
+        self.descriptors.clear()
+
+    def _descriptor(self, handle: bytes) -> int:
+        self._regular(handle)
+        return self.descriptors[handle]
+
+    def _place(self, handle: bytes) -> Path:
+        return self.directory / self.path(handle)
