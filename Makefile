@@ -43,9 +43,11 @@ check: $(READY)
 	@$(BIN)/mypy
 	@$(BIN)/pytest --quiet -m "not live and not slow"
 
+# Also puts what the commands print now into the documents.
 fix: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+	$(BIN)/python docs/refresh.py
 
 # Through src/, so that the generated module knows itself by its import name, lateack.protos.lateack_pb2.
 protos: $(READY)

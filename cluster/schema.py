@@ -109,6 +109,7 @@ class Workload(Section):
     stable: Literal["unstable", "file-sync"] = Field(
         default="file-sync", description="stable_how of NFSv3 (RFC 1813 3.3.7)"
     )
+    unmount: StrictBool = Field(default=True, description="close the connection at the end; else the mount stays")
     transport: Literal["tcp", "udp"] = Field(default="tcp", description="what carries the calls")
 
 

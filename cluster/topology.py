@@ -40,9 +40,9 @@ BACKEND_PAGES = 16
 BACKEND_PAGES_PER_GUEST = 512
 """Frames of the backend: every one of a guest's 256 pending requests may be a copied page, and another time a header."""
 
-SERVER_PAGES = 16
-SERVER_PAGES_PER_GUEST = 32
-"""Frames of the server: its replies lie in cells of an eighth of a frame until they are acknowledged."""
+SERVER_PAGES = 8
+SERVER_PAGES_PER_GUEST = 4
+"""Frames of the server: its replies lie in cells of an eighth of a frame until they are acknowledged, some twice."""
 
 
 class BytesSource:
@@ -86,7 +86,7 @@ class FileSource:
 @lru_cache(maxsize=64)
 def generated_input(seed: int, guest: int, size: int, write_size: int, common_prefix: int) -> bytes:
     """Return a guest's generated file: bytes from the seed, each write beginning with the same *common_prefix* bytes."""
-    dice = random.Random(f"input {seed} {guest}")
+    dice = random.Random(seed * 1009 + guest)
     data = bytearray(dice.randbytes(size))
     if common_prefix:
         prefix = dice.randbytes(common_prefix)
@@ -121,6 +121,7 @@ class Topology:
         )
         self.guest_frames = scenario.guests.memory_pages
         self._check_memory()
+        self._awaited = self._find_awaited()
         self.backend_config = self._backend_config()
         self.network_links = self._links()
 
@@ -128,6 +129,9 @@ class Topology:
 
     def awaited_facts(self) -> dict[str, tuple[str, ...]]:
         """Return which machines wait for which facts of others, by the fact's type."""
+        return self._awaited
+
+    def _find_awaited(self) -> dict[str, tuple[str, ...]]:
         waiting: dict[str, list[str]] = {}
         for machine, places in ((BACKEND, (NIC_PLACE, RING_PLACE)), (NETWORK, (NETWORK,))):
             rules = [rule for place in places for rule in self.rules[place]]
@@ -206,6 +210,7 @@ class Topology:
             file=self.file_name(name),
             mtu=scenario.links.mtu,
             transport=scenario.workload.transport,
+            unmount=scenario.workload.unmount,
             stable=FILE_SYNC if scenario.workload.stable == "file-sync" else UNSTABLE,
             buffers=scenario.workload.buffers,
             write_size=scenario.workload.write_size,
@@ -269,7 +274,7 @@ class Topology:
             drc_entries=server.drc_entries,
             drc_expiry=server.drc_expiry_s * S,
             audit_chunk=self.scenario.workload.write_size,
-            pages=SERVER_PAGES + SERVER_PAGES_PER_GUEST * len(self.guests),
+            pages=SERVER_PAGES + (SERVER_PAGES_PER_GUEST + self.scenario.workload.buffers) * len(self.guests),
         )
 
 

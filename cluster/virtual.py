@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from heapq import heappop, heappush
 
 from lateack.cluster.trace import Trace
+from lateack.nodes import facts
 from lateack.nodes.facts import Fact, WriteCompleted, WriteIssued
 from lateack.nodes.messages import Noticed, Notify
 from lateack.nodes.node import Audit, Boot, CancelTimer, Event, Node, Received, Send, SetTimer, TimerFired
@@ -33,11 +34,11 @@ class VirtualWorld:
     def __init__(self, machines: Mapping[str, Node], awaited: Mapping[str, tuple[str, ...]], duration: int) -> None:
         self.machines = dict(machines)
         self.handlers = {name: node.handle for name, node in machines.items()}
-        self.awaited = dict(awaited)
+        self.awaited = {getattr(facts, name): waiters for name, waiters in awaited.items()}
         self.duration = duration
         self.now = 0
         self.trace = Trace()
-        self.ready: deque[tuple[str, Event]] = deque()
+        self.ready: deque[tuple[str, Event, tuple[str, str] | None]] = deque()
         self.kicks: set[tuple[str, str]] = set()
         self.timers: dict[tuple[str, str], int] = {}
         self.heap: list[tuple[int, int, str, Event]] = []
@@ -48,10 +49,10 @@ class VirtualWorld:
         """Boot every machine, run until nothing is left to happen, audit every machine, and return the trace."""
         boot, audit = Boot(), Audit()
         for name in self.machines:
-            self.ready.append((name, boot))
+            self.ready.append((name, boot, None))
         self._run_queue(progress)
         for name in self.machines:
-            self.ready.append((name, audit))
+            self.ready.append((name, audit, None))
         self._step_ready()
         return self.trace
 
@@ -68,7 +69,7 @@ class VirtualWorld:
                     return
                 del timers[name, event.name]
             self.now = at
-            self.ready.append((name, event))
+            self.ready.append((name, event, None))
             self._step_ready()
             if progress is not None and self.events - shown > PROGRESS_EVERY:
                 shown = self.events
@@ -82,22 +83,24 @@ class VirtualWorld:
     def _step_ready(self) -> None:
         """Handle everything that happens at this moment, and what that causes, until nothing more does."""
         ready, handlers, kicks, awaited = self.ready, self.handlers, self.kicks, self.awaited
-        entries, timers, now = self.trace.entries, self.timers, self.now
+        record, timers, now = self.trace.entries.append, self.timers, self.now
         while ready:
-            name, event = ready.popleft()
+            name, event, kick = ready.popleft()
+            if kick is not None:
+                kicks.discard(kick)
             self.events += 1
-            if type(event) is Received and type(event.message) is Notify:
-                kicks.discard((event.source, name))
             for effect in handlers[name](event, now):
                 kind = type(effect)
                 if kind is Send:
                     message = effect.message
+                    kick = None
                     if type(message) is Notify:
                         # An event channel is one pending bit: a kick on top of one that was not seen yet adds nothing.
-                        if (name, effect.target) in kicks:
+                        kick = (name, effect.target)
+                        if kick in kicks:
                             continue
-                        kicks.add((name, effect.target))
-                    ready.append((effect.target, Received(name, message)))
+                        kicks.add(kick)
+                    ready.append((effect.target, Received(name, message), kick))
                 elif kind is SetTimer:
                     at = effect.at if effect.at > now else now
                     timers[name, effect.name] = at
@@ -106,12 +109,12 @@ class VirtualWorld:
                 elif kind is CancelTimer:
                     timers.pop((name, effect.name), None)
                 else:
-                    entries.append((now, 0, name, effect))
-                    if awaited and kind.__name__ in awaited:
+                    record((now, 0, name, effect))
+                    if kind in awaited:
                         self._notice(name, effect)
 
     def _notice(self, name: str, fact: Fact) -> None:
-        for waiter in self.awaited[type(fact).__name__]:
+        for waiter in self.awaited[type(fact)]:
             if waiter != name:
                 self.sequence += 1
                 news = Received(name, Noticed(name, fact))  # type: ignore[arg-type]

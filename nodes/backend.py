@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from lateack.nodes.facts import Counted, Fact, GateClosed, GateOpened, LeftOver, Parked, VifConnected
+from lateack.nodes.facts import Counted, Fact, FrameDropped, GateClosed, GateOpened, LeftOver, Parked, VifConnected
 from lateack.nodes.memory.hypervisor import Hypervisor
 from lateack.nodes.memory.pages import HeadSlab, Memory, PagePool
 from lateack.nodes.messages import Frames, Message, Noticed, Notify, Xenbus
@@ -20,13 +20,19 @@ from lateack.nodes.split.netback import FatalRequest, Vif, admit_packet
 from lateack.nodes.split.xenbus import CONNECTED, DOMAIN_0, GRANT_FRAME, INIT_WAIT, backend_features
 from lateack.nodes.stack.dissect import Dissection, dissect
 from lateack.nodes.stack.nic import Nic, NicWatcher
-from lateack.nodes.stack.skb import SkBuff, skb_linear, skb_length
+from lateack.nodes.stack.packets import IPPROTO_TCP, IPPROTO_UDP
+from lateack.nodes.stack.skb import SkBuff, kfree_skb, skb_linear, skb_length
 from lateack.nodes.strategies.backend import BackendStrategy
 
 NIC_PLACE = "backend.nic"
 RING_PLACE = "backend.ring"
 
+BRIDGE_PLACE = "backend.bridge"
+
 PEEK_BYTES = 128
+HEAD_BYTES = 54
+"""Ethernet, IPv4 and TCP headers without options."""
+ETH_IPV4 = b"\x08\x00\x45"
 BURST_MAX = 64
 """Frames that leave in one message; a longer burst is cut so that no message grows without bound."""
 
@@ -68,7 +74,7 @@ class Backend(NicWatcher):
             self.hypervisor.add_domain(memories[guest], GRANT_FRAME)
             self.vifs[guest] = Vif(guest, domid, self.effects)
         self.rules = [RuleState(rule, config.name) for rule in config.rules]
-        self.watching = bool(self.rules)
+        self._look_out()
         self.ring_closed = False
         self.copied_bytes = 0
         if self.rules:
@@ -127,9 +133,11 @@ class Backend(NicWatcher):
 
     def _consume(self, vif: Vif, now: Time) -> None:
         """Take everything that the guest has put into its ring, and look once more before sleeping."""
-        if vif.tx is None:
+        if vif.tx is None or vif.disabled:
             return
         try:
+            if vif.tx.requests_overflowed():
+                raise FatalRequest("the ring claims more requests than it has slots")
             while True:
                 while not self.ring_closed and (packet := vif.take_packet()) is not None:
                     skb = admit_packet(vif, self.strategy, packet)
@@ -154,10 +162,14 @@ class Backend(NicWatcher):
 
     def _forward(self, skb: SkBuff, now: Time) -> None:
         """The bridge: to another guest of this host if the address is one's, else out of the card."""
-        data = skb.data
-        view = self.memory.view
-        vif = self.vif_by_mac.get(view[data : data + 6].tobytes())
-        if self.watching:
+        data, tail = skb.data, skb.tail
+        head = self.memory.view[data : tail if tail - data < HEAD_BYTES else data + HEAD_BYTES].tobytes()
+        if not is_carried(head, tail - data, skb.shinfo.gso_size):
+            self.effects.append(FrameDropped(BRIDGE_PLACE, "neither TCP nor UDP over IPv4, or headers that are not whole"))
+            kfree_skb(skb)
+            return
+        vif = self.vif_by_mac.get(head[:6])
+        if self.ring_watched:
             linear = skb_linear(skb)
             self._passed(RING_PLACE, dissect(linear, self.config.addresses, skb_length(skb) - len(linear)))
         if vif is None:
@@ -184,22 +196,28 @@ class Backend(NicWatcher):
     # --- the end of every event ---------------------------------------------------------------------------------------
 
     def _finish_burst(self, now: Time) -> None:
-        if self.watching:
-            self._own_facts(now)
+        seen = self._own_facts(0, now) if self.waits_for_itself else 0
+        self._settle(now)
+        while self.waits_for_itself and seen < len(self.effects):
+            seen = self._own_facts(seen, now)
+            self._settle(now)
+        frames = self.nic.take_frames()
+        for start in range(0, len(frames), BURST_MAX):
+            burst = Frames(tuple(frames[start : start + BURST_MAX]))
+            self.effects.append(Send(self.config.network, burst))
+
+    def _settle(self, now: Time) -> None:
+        """Answer every guest what is released, take what then finds room, and deliver what has arrived."""
         for vif in self.vifs.values():
             if vif.released:
                 self.strategy.settle(vif)
-                if vif.tx is not None and vif.outstanding and not self.ring_closed and vif.tx.unconsumed_requests():
+                if vif.tx is not None and not self.ring_closed and vif.tx.unconsumed_requests():
                     self._consume(vif, now)
                     self.strategy.settle(vif)
             if vif.unpushed:
                 vif.push()
             if vif.rx_queue:
                 vif.deliver(self.hypervisor)
-        frames = self.nic.take_frames()
-        for start in range(0, len(frames), BURST_MAX):
-            burst = Frames(tuple(frames[start : start + BURST_MAX]))
-            self.effects.append(Send(self.config.network, burst))
 
     # --- xenbus -------------------------------------------------------------------------------------------------------
 
@@ -215,6 +233,8 @@ class Backend(NicWatcher):
         if state != CONNECTED or vif.tx is not None:
             return
         problem = vif.connect(keys, self.hypervisor)
+        if vif.mac in self.vif_by_mac:
+            problem = "its address is another guest's"
         if problem is not None:
             vif.fatal(problem)
             return
@@ -226,7 +246,7 @@ class Backend(NicWatcher):
 
     def frame_left(self, headers: bytes, more: int) -> None:
         """A packet has left through the card: rules that gate the card may act now."""
-        if self.watching:
+        if self.nic_watched:
             self._passed(NIC_PLACE, dissect(headers, self.config.addresses, more))
 
     def _passed(self, place: str, frame: Dissection) -> None:
@@ -243,21 +263,31 @@ class Backend(NicWatcher):
                     for vif in self.vifs.values():
                         self._consume(vif, now)
 
-    def _own_facts(self, now: Time) -> None:
-        """Rules may wait for what this very machine records; acting on one may record more."""
-        seen = 0
+    def _own_facts(self, seen: int, now: Time) -> int:
+        """Rules may wait for what this very machine records; acting on one may record more.
+
+        Looks at the effects from position *seen* on and returns where it has come to.
+        """
         while seen < len(self.effects) and any([rule.own_facts_awaited for rule in self.rules]):
             effect = self.effects[seen]
             seen += 1
             if isinstance(effect, Fact):
                 self._fact_occurred(self.name, effect, now)
+        return len(self.effects)
 
     def _switch(self, rule: RuleState) -> None:
-        self.watching = any([rule.frames_awaited or rule.own_facts_awaited for rule in self.rules])
+        self._look_out()
         if rule.state is ACTIVE:
             self._close(rule)
         else:
             self._open(rule)
+
+    def _look_out(self) -> None:
+        """Keep at hand where rules wait for frames now, and whether any waits for this machine's own facts."""
+        places = {rule.rule.place for rule in self.rules if rule.frames_awaited}
+        self.nic_watched = NIC_PLACE in places
+        self.ring_watched = RING_PLACE in places
+        self.waits_for_itself = any([rule.own_facts_awaited for rule in self.rules])
 
     def _close(self, rule: RuleState) -> None:
         if rule.rule.place == NIC_PLACE:
@@ -282,6 +312,8 @@ class Backend(NicWatcher):
 
     def _park_ring(self, vif: Vif) -> None:
         """Record what waits in the ring. netback is not running, so it is the observer that peeks, at nobody's cost."""
+        if vif.disabled:
+            return
         vif.await_any()
         for linear, more in vif.peek_packets(self.memories[vif.guest], PEEK_BYTES):
             frame = dissect(linear, self.config.addresses, more)
@@ -316,3 +348,18 @@ class Backend(NicWatcher):
         effects.append(Counted("grant_bytes_copied", hypervisor.bytes_copied))
         effects.append(Counted("tlb_flushes", hypervisor.tlb_flushes))
         effects.append(Counted("notifications", sum(vif.notifications for vif in self.vifs.values())))
+
+
+def is_carried(head: bytes, linear: int, gso_size: int) -> bool:
+    """Say whether the host can carry a packet: IPv4 with TCP or UDP, its headers whole within *linear* bytes.
+
+    *head* is the first `HEAD_BYTES` of them. Only TCP without options can be cut (*gso_size*). What a guest sends must
+    never stop the host; Linux's skb_checksum_setup drops what it cannot make sense of, too.
+    """
+    if head[12:15] != ETH_IPV4 or len(head) < 34:
+        return False
+    if head[23] == IPPROTO_TCP:
+        offset = head[46] >> 4 if len(head) == HEAD_BYTES else 0
+        return offset == 5 or (offset > 5 and not gso_size and 34 + offset * 4 <= linear)
+    is_fragment = head[20] & 0x3F or head[21]
+    return head[23] == IPPROTO_UDP and not gso_size and bool(is_fragment or len(head) >= 42)

@@ -66,6 +66,7 @@ class GuestConfig(msgspec.Struct, frozen=True):
     file: str
     mtu: int = 1500
     transport: str = "tcp"
+    unmount: bool = True
     stable: int = nfs.FILE_SYNC
     buffers: int = 4
     write_size: int = 32768
@@ -221,7 +222,7 @@ class Guest:
 
     def _finish(self, now: Time) -> None:
         self.closing = True
-        if self.socket is not None:
+        if self.socket is not None and self.config.unmount:
             self.stack.close(self.socket, now)
         else:
             self._copy_finished()

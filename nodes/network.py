@@ -64,7 +64,8 @@ class Network:
         self.links = {link.target: Link(link, config.seed) for link in config.links}
         self.by_mac = {mac: self.links[target] for mac, target in config.links_by_mac.items()}
         self.rules = [RuleState(rule, config.name) for rule in config.rules]
-        self.judging = bool(self.rules)
+        self.judging = self.changed = bool(self.rules)
+        self.waits_for_itself = any([rule.own_facts_awaited for rule in self.rules])
         self.nowhere = Link(LinkConfig("", 0), config.seed)
         self.held: dict[str, list[bytes]] = {rule.name: [] for rule in config.rules}
 
@@ -77,7 +78,7 @@ class Network:
                 self._received(event.message, now)
             case Boot() | Audit():
                 pass
-        if self.judging:
+        if self.changed or (self.waits_for_itself and self.effects):
             self._own_facts(now)
         done = self.effects.copy()
         self.effects.clear()
@@ -157,8 +158,10 @@ class Network:
                 continue
             passed.append(frame)
             for rule in self.rules:
-                if rule.frame_passed(seen) and rule.state is OVER:
-                    passed += self._take_held(rule)  # now, so that nothing of this burst overtakes them
+                if rule.frame_passed(seen):
+                    self.changed = True
+                    if rule.state is OVER:
+                        passed += self._take_held(rule)  # now, so that nothing of this burst overtakes them
         return passed
 
     def _kept(self, frame: bytes, seen: Dissection) -> bool:
@@ -181,7 +184,7 @@ class Network:
     def _own_facts(self, now: Time) -> None:
         """Rules may wait for what this very machine records, and frames may have ended one: act on both."""
         seen = 0
-        while seen < len(self.effects) and any(rule.own_facts_awaited for rule in self.rules):
+        while seen < len(self.effects) and any([rule.own_facts_awaited for rule in self.rules]):
             effect = self.effects[seen]
             seen += 1
             if isinstance(effect, Fact):
@@ -190,7 +193,9 @@ class Network:
 
     def _release(self, now: Time) -> None:
         """Let the frames of every rule that is over go on, in the order in which they came."""
-        self.judging = any([rule.looks_at_frames() or rule.own_facts_awaited for rule in self.rules])
+        self.changed = False
+        self.judging = any([rule.looks_at_frames() for rule in self.rules])
+        self.waits_for_itself = any([rule.own_facts_awaited for rule in self.rules])
         for rule in self.rules:
             if rule.state is OVER and self.held[rule.rule.name]:
                 self._enqueue(self._take_held(rule), now)

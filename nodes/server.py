@@ -14,10 +14,12 @@ from lateack.nodes.node import Audit, Boot, Effect, Event, Received, Send, Time,
 from lateack.nodes.stack.host import HostAddress, IpStack
 from lateack.nodes.stack.nic import Nic
 from lateack.nodes.stack.packets import address_text, digest_of
+from lateack.nodes.stack.skb import pages_holding
 from lateack.nodes.stack.tcp import CLOSE_WAIT, MAY_SEND, TcpParameters, TcpSocket
 from lateack.nodes.stack.tcp_output import tcp_sendmsg
 from lateack.nodes.stack.udp import UdpSocket, udp_sendmsg
 from lateack.nodes.storage import server_events
+from lateack.nodes.storage.nfs import TRANSFER_BYTES_MAX, NfsError
 from lateack.nodes.storage.drc import DuplicateRequestCache, Mode
 from lateack.nodes.storage.nfs_server import NfsServer
 from lateack.nodes.storage.rpc import RecordReader, RecordTooLong, record_mark
@@ -28,8 +30,8 @@ SERVER_DOMID = 0x7FF0
 """The server is no guest; its memory only needs a name that no guest has (DOMID_FIRST_RESERVED)."""
 
 BURST_MAX = 64
-TCP_PIECE_MAX = 16
-"""Kernel pages that one reply may take beside its linear area: room for the largest READ."""
+REPLY_HEAD_BYTES = 256
+"""How much of a datagram's reply lies in the packet's linear area; the rest is put into pages."""
 
 
 class ServerConfig(msgspec.Struct, frozen=True):
@@ -69,7 +71,7 @@ class Server:
         self.nic = Nic(f"{config.name}.nic", self.effects, pool=self.pool, queue_max=config.queue_frames)
         self.stack.device = self.nic
         self.drc = DuplicateRequestCache(config.drc, entries_max=config.drc_entries, expiry=config.drc_expiry)
-        self.service = NfsServer(store, config.verifier, self.drc)
+        self.service = NfsServer(store, config.verifier, self.drc, TRANSFER_BYTES_MAX)
         self.readers: dict[TcpSocket, RecordReader] = {}
         self.udp: UdpSocket | None = None
         self.files: dict[str, None] = {}
@@ -132,6 +134,7 @@ class Server:
                         tcp_sendmsg(sk, message, (), b"", message)
         except RecordTooLong as reason:
             self.stack.abort(sk, str(reason), now)
+            del self.readers[sk]
             return
         self.stack.send_queued(sk, now)
 
@@ -139,7 +142,8 @@ class Server:
         for address, port, record in sk.take_received():
             reply = self._serve(record, (address_text(address), port), address, now)
             if reply is not None:
-                udp_sendmsg(sk, (address, port), reply, (), b"", reply, now)
+                frags = pages_holding(reply[REPLY_HEAD_BYTES:], self.pool)
+                udp_sendmsg(sk, (address, port), reply[:REPLY_HEAD_BYTES], frags, b"", reply, now)
 
     def _serve(self, record: bytes, client: tuple[str, int], address: int, now: Time) -> bytes | None:
         reply = self.service.handle_call(record, client, now)
@@ -167,7 +171,10 @@ class Server:
     def _audit(self) -> None:
         effects = self.effects
         for name in self.files:
-            effects.append(self._file_at_rest(name))
+            try:
+                effects.append(self._file_at_rest(name))
+            except NfsError:
+                continue  # it was removed or renamed after it was written
         effects.append(Counted("drc_hits", self.drc.hits))
         effects.append(Counted("drc_misses", self.drc.misses))
         effects.append(Counted("payload_misses", self.drc.payload_misses))

@@ -110,10 +110,11 @@ class RayCluster:
             ) from error
 
     def _join(self, ray: Any, address: str) -> None:
-        _probe(_resolve(address))
+        found = _resolve(address)
+        _probe(found)
         self._started = True
         try:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+            ray.init(address=found, log_to_driver=False, logging_level=logging.ERROR)
         except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
             raise ClusterUnavailable(f"cannot join the Ray cluster at {address}: {_first_line(error)}.") from error
 
@@ -145,14 +146,15 @@ def _resolve(address: str) -> str:
         raise ClusterUnavailable(
             f"{address} is for Ray Client; give host:port of the cluster's head, or run there with auto."
         )
-    if address != "auto":
-        return address
     import ray._private.services as services
 
     try:
-        found = services.canonicalize_bootstrap_address("auto")
+        # Ray means another address than the one given where that is a loopback one.
+        found = services.canonicalize_bootstrap_address(address)
     except ConnectionError:
         found = None
+    except (OSError, ValueError) as error:
+        raise ClusterUnavailable(f"{address} is no address of a Ray cluster; give host:port, or auto.") from error
     if not found:
         raise ClusterUnavailable(
             "no Ray cluster runs on this machine; start one with `ray start --head`, or leave --address out."

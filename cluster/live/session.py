@@ -23,6 +23,7 @@ from lateack.nodes.errors import LateackError
 Progress = Callable[[str, int, int], None]
 
 LOOK_S = 0.025
+LOOK_LATER_S = 0.1  # after the first second: a look costs every process a millisecond
 STEP_S = 60.0
 CLOSE_S = 5.0
 SILENCE_S = 10.0
@@ -192,7 +193,7 @@ class Run:
                 facts, changed = total, now
             if now - changed > limits.idle_s or now - started > limits.duration_s:
                 return  # judged as it stands: a stall, if somebody still waits
-            time.sleep(LOOK_S)
+            time.sleep(LOOK_S if now - started < 1 else LOOK_LATER_S)
 
     def _states(self) -> list[Status]:
         states = self._everywhere("status", lambda process: (), self._silence_s)

@@ -105,6 +105,26 @@ class Domain:
         self.active[ref] = (pin + increment, domid, frame)
         return frame
 
+    def glance(self, caller: int, ref: int) -> int:
+        """Mark an entry that nobody has pinned as being read, for the length of one copy; return its frame.
+
+        The short way of `pin` for what happens most, without an active entry for a pin that is gone at once. Returns -1,
+        and has changed nothing, for everything that needs a second look.
+        """
+        if ref in self.active or not 0 <= ref < self.nr_refs:
+            return -1
+        memory = self.memory
+        halves = memory.halves
+        half = self.first_half + ref * 4
+        flags = halves[half]
+        if flags & GTF_type_mask != GTF_permit_access or halves[half + 1] != caller:
+            return -1
+        frame = memory.words[self.first_word + ref * 2 + 1]
+        if frame >= memory.frames:
+            return -1
+        halves[half] = flags | GTF_reading
+        return frame
+
     def _first_pin(self, caller: int, ref: int, increment: int) -> int:
         """Believe the guest's entry, mark it in use and start an active entry (`_set_status_v1`)."""
         if not 0 <= ref < self.nr_refs:
@@ -249,18 +269,25 @@ class Hypervisor:
         domain = self.domains.get(domid)
         if domain is None:
             return GNTST_bad_domain, b""
-        frame = domain.pin(caller, ref, GNTPIN_hstr_inc)
-        if frame < 0:
-            return frame, b""
-        if offset < 0 or length < 0 or offset + length > PAGE_SIZE:
+        frame = domain.glance(caller, ref)
+        pinned = frame < 0
+        if pinned:
+            frame = domain.pin(caller, ref, GNTPIN_hstr_inc)
+            if frame < 0:
+                return frame, b""
+        data = b""
+        status = GNTST_bad_copy_arg
+        if offset >= 0 and length >= 0 and offset + length <= PAGE_SIZE:
+            start = (frame << PAGE_SHIFT) + offset
+            data = domain.memory.view[start : start + length].tobytes()
+            self.copies += 1
+            self.bytes_copied += length
+            status = GNTST_okay
+        if pinned:
             domain.unpin(ref, GNTPIN_hstr_inc)
-            return GNTST_bad_copy_arg, b""
-        start = (frame << PAGE_SHIFT) + offset
-        data = domain.memory.view[start : start + length].tobytes()
-        domain.unpin(ref, GNTPIN_hstr_inc)
-        self.copies += 1
-        self.bytes_copied += length
-        return GNTST_okay, data
+        else:
+            domain.memory.halves[domain.first_half + ref * 4] &= ~GTF_in_use
+        return status, data
 
     def copy_to_grant(self, caller: int, domid: int, ref: int, offset: int, data: bytes | memoryview) -> int:
         """Copy bytes into a frame that `domid` lends writable; return the status (`GNTTABOP_copy`, dest_gref)."""

@@ -60,9 +60,13 @@ def dissect(frame: bytes, names: dict[int, str], more: int = 0) -> Dissection:
             names.get(source, ""), names.get(target, ""), "tcp", flow, seq, ack, offset_flags & 0x3F, length, kind, rpc, xid
         )
     if protocol == IPPROTO_UDP:
-        kind, rpc, xid = _rpc(frame, 42)
+        key, seq, start = datagram_key(frame)
+        if len(key) == 8:
+            flow = fragment_flow_name(source, target)
+        # Only a datagram's first packet begins with its ports; of any other nothing but the addresses is known.
+        kind, rpc, xid = _rpc(frame, 42) if start == 42 or not seq & 0xFFFF else UNKNOWN
         return Dissection(
-            names.get(source, ""), names.get(target, ""), "udp", flow, 0, 0, 0, size - 42 + more, kind, rpc, xid
+            names.get(source, ""), names.get(target, ""), "udp", flow, seq, 0, 0, size - start + more, kind, rpc, xid
         )
     return Dissection(names.get(source, ""), names.get(target, ""), length=size + more)
 

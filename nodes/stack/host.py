@@ -13,6 +13,7 @@ from lateack.nodes.memory.pages import HeadSlab, PagePool
 from lateack.nodes.node import Effect, SetTimer
 from lateack.nodes.stack.packets import (
     ACK,
+    FIN,
     IPPROTO_UDP,
     M32,
     PSH,
@@ -233,7 +234,7 @@ class IpStack:
 
     def _unknown(self, segment: Segment, now: int) -> TcpSocket | None:
         """A segment for no connection: a SYN for a listener opens one, anything else is answered with a RST."""
-        if segment.flags & RST:
+        if segment.flags & RST or segment.source not in self.neighbours:
             return None
         acceptable = segment.flags & SYN and not segment.flags & ACK and segment.dport in self.listeners
         if acceptable and len(self.sockets) < SOCKETS_MAX:
@@ -242,7 +243,7 @@ class IpStack:
             tcp_accept_syn(sk, now)
             return sk
         sk = TcpSocket(self, segment.dport, segment.source, segment.sport, self.parameters, segment.ack)
-        sk.rcv_nxt = segment.seq + len(segment.payload) + (1 if segment.flags & SYN else 0)
+        sk.rcv_nxt = segment.seq + len(segment.payload) + bool(segment.flags & SYN) + bool(segment.flags & FIN)
         tcp_send_reset(sk, now)
         return None
 

@@ -20,6 +20,7 @@ from lateack.nodes.stack.packets import (
     IPPROTO_TCP,
     M32,
     PSH,
+    SYN,
     TCP,
     TCP_FRAME,
     TCP_SEQ,
@@ -143,28 +144,38 @@ class Nic:
             digests = (digest,)
             self.frames.append(_whole_frame(skb, linear, header_length, payload, digest))
         if payload:
-            self._record(frags, self.flows.get(key) or self._name(key), seq, mss, digests, payload)
+            flow = self.flows.get(key) or self._name(key)
+            # A datagram never leaves twice: what repeats a call in UDP is another datagram.
+            again = linear[23] == IPPROTO_TCP and self._leaves(flow, seq, len(payload))
+            self._record(frags, flow, seq, mss, digests, payload, again)
+        elif linear[23] == IPPROTO_TCP and linear[47] & SYN:
+            self.highest.pop(self.flows.get(key) or self._name(key), None)  # another connection of the same ports
         kfree_skb(skb)
         if self.watch is not None:
             self.watch.frame_left(linear, len(payload) + header_length - len(linear))
 
     def _record(
-        self, frags: list[Frag], flow: str, seq: int, mss: int, digests: tuple[int, ...], payload: bytes
+        self, frags: list[Frag], flow: str, seq: int, mss: int, digests: tuple[int, ...], payload: bytes, again: bool
     ) -> None:
         pages = tuple([(frag.page.memory.domid, frag.page.frame, frag.offset, frag.size) for frag in frags])
         for frag in frags:
             if unmapped(frag.page):
                 self.effects.append(AccessFault(self.place, frag.page.memory.domid, frag.page.frame))
         length = len(payload)
-        again = self.left_before(flow, seq, length)
-        if not again:
-            self.highest[flow] = (seq + length) & M32
         shown = payload if again else b""
         self.effects.append(FrameSent(self.place, flow, seq, length, mss, digests, again, pages, shown))
 
     def _name(self, key: bytes) -> str:
         flow = self.flows[key] = _flow_of(key)
         return flow
+
+    def _leaves(self, flow: str, seq: int, length: int) -> bool:
+        """Take note of a range of a stream that leaves now; return whether its first byte had left before."""
+        highest = self.highest.get(flow)
+        end = (seq + length) & M32
+        if highest is None or (end - highest) & M32 < HALF:
+            self.highest[flow] = end
+        return highest is not None and (seq - highest) & M32 >= HALF
 
     def left_before(self, flow: str, seq: int, length: int) -> bool:
         """Say whether the first byte of this range has left through this card before, as any sniffer here could tell."""

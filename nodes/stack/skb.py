@@ -29,7 +29,7 @@ class SharedInfo:
 
     def __init__(self, slab: HeadSlab) -> None:
         self.slab = slab
-        self.head = slab.alloc()
+        self.head = slab.free_cells.pop() if slab.free_cells else slab.alloc()
         self.dataref = 1
         self.payload_refs = 0
         self.frags: list[Frag] = []
@@ -276,9 +276,9 @@ def skb_copy_ubufs(skb: SkBuff, pool: PagePool | None) -> None:
 
 def kfree_skb(skb: SkBuff) -> None:
     """Drop a reference on the header; the last one runs the destructor and then lets go of the data block."""
-    skb.users -= 1
-    assert skb.users >= 0, "a socket buffer was freed twice"
-    if skb.users:
+    users = skb.users = skb.users - 1
+    if users:
+        assert users > 0, "a socket buffer was freed twice"
         return
     if skb.destructor is not None:
         skb_orphan(skb)
@@ -303,17 +303,18 @@ def _release_block(skb: SkBuff) -> None:
         shinfo.payload_refs -= 1
     if shinfo.dataref:
         return
-    frags = shinfo.frags
-    shinfo.frags = []
     if shinfo.ubuf is not None:
         ubuf = shinfo.ubuf
         shinfo.ubuf = None
         ubuf.put(success=True)
-    for frag in frags:
-        if frag.destructor is None:
-            put_page(frag.page)
-        else:
-            frag.destructor.put()
+    if shinfo.frags:
+        frags = shinfo.frags
+        shinfo.frags = []
+        for frag in frags:
+            if frag.destructor is None:
+                put_page(frag.page)
+            else:
+                frag.destructor.put()
     shinfo.slab.free(shinfo.head)
 
 

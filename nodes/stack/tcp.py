@@ -87,7 +87,7 @@ class TcpSocket:
 
     __slots__ = (
         "ack_wanted", "address_sum", "backoff", "cwnd", "deadline", "dupacks", "fin_queued", "fin_received", "flow", "lost_out",
-        "macs", "mss", "out_of_order", "parameters", "pseudo", "rcv_nxt", "received", "recover", "recovering",
+        "macs", "mss", "out_of_order", "parameters", "pseudo", "rcv_nxt", "rcv_scale", "received", "recover", "recovering",
         "remote_address", "remote_port", "reply_flow", "retries", "rto", "rtt_variance", "rtx_queue", "snd_nxt",
         "snd_scale", "snd_una", "snd_wnd", "srtt", "ssthresh", "stack", "state", "local_port", "timer", "wmem_alloc",
         "write_queue", "write_seq",
@@ -124,6 +124,7 @@ class TcpSocket:
         self.fin_queued = False
         # --- receiving
         self.rcv_nxt = 0
+        self.rcv_scale = parameters.window_scale
         self.received: list[bytes] = []
         self.out_of_order: list[tuple[int, bytes]] = []
         self.fin_received = False

@@ -10,6 +10,7 @@ from lateack.nodes.facts import Connected, ConnectionReset, DuplicateDropped, Fa
 from lateack.nodes.stack.packets import ACK, FIN, M32, PSH, RST, SYN, Segment, digest_of
 from lateack.nodes.stack.skb import kfree_skb
 from lateack.nodes.stack.tcp import (
+    HALF,
     CLOSE_WAIT,
     CLOSED,
     CLOSING,
@@ -23,12 +24,14 @@ from lateack.nodes.stack.tcp import (
     TIME_WAIT,
     TcpSocket,
 )
-from lateack.nodes.stack.tcp_output import tcp_retransmit_skb, tcp_send_ack, tcp_write_xmit
-from lateack.nodes.stack.tcp_timer import tcp_rearm_rto, tcp_rtt_sample
+from lateack.nodes.stack.tcp_output import tcp_retransmit_skb, tcp_send_ack, tcp_send_reset, tcp_write_xmit
+from lateack.nodes.stack.tcp_timer import tcp_ack_probe, tcp_rearm_rto, tcp_rtt_sample, tcp_set_rto
 
 DUPACKS_TO_RETRANSMIT = 3
 OUT_OF_ORDER_MAX = 4096
 """Segments kept for later; the receive window keeps honest peers far below it."""
+MSS_MIN = 48
+"""The smallest segment size that a peer can make us use (`tcp_min_snd_mss`)."""
 
 
 def tcp_rcv(sk: TcpSocket, segment: Segment, now: int) -> None:
@@ -41,15 +44,15 @@ def tcp_rcv(sk: TcpSocket, segment: Segment, now: int) -> None:
         return
     seq = sk.unwrap_seq(segment.seq)
     if flags & RST:
-        _reset(sk, seq)
+        _reset(sk, seq, now)
         return
     if flags & SYN:
         tcp_send_ack(sk, now)  # a repeated SYN|ACK: our ACK of it was lost (RFC 9293 3.10.7.4)
         return
-    if flags & ACK:
-        _tcp_ack(sk, segment, now)
+    if not flags & ACK or not _tcp_ack(sk, segment, now):
+        return
     if segment.payload:
-        if sk.state in MAY_RECEIVE:
+        if sk.state in MAY_RECEIVE or seq + len(segment.payload) <= sk.rcv_nxt:
             _tcp_data_queue(sk, seq, segment.payload, now)
     elif seq < sk.rcv_nxt and not flags & FIN and not sk.rtx_queue:
         sk.ack_wanted = True  # an old, empty segment is a window probe
@@ -64,6 +67,11 @@ def _predicted(sk: TcpSocket, segment: Segment, now: int) -> None:
         sk.snd_wnd = segment.window << sk.snd_scale
         if advance:
             _new_ack(sk, sk.snd_una + advance, now)
+        elif sk.write_queue and not sk.rtx_queue:
+            tcp_ack_probe(sk)
+    elif advance < HALF:
+        sk.ack_wanted = True  # it acknowledges what we never sent
+        return
     payload = segment.payload
     sk.received.append(payload)
     sk.rcv_nxt += len(payload)
@@ -80,9 +88,11 @@ def tcp_flush(sk: TcpSocket, now: int) -> None:
         tcp_send_ack(sk, now)
 
 
-def parse_syn_options(options: bytes) -> tuple[int | None, int]:
-    """Return the (MSS, window scale) that a SYN offers; MSS is None when it is not named (RFC 9293 3.2, RFC 7323)."""
-    mss, scale, at = None, 0, 0
+def parse_syn_options(options: bytes) -> tuple[int | None, int | None]:
+    """Return the (MSS, window scale) that a SYN offers, None for what it does not name (RFC 9293 3.2, RFC 7323)."""
+    mss: int | None = None
+    scale: int | None = None
+    at = 0
     while at < len(options) and options[at] != 0:
         if options[at] == 1:
             at += 1
@@ -101,8 +111,12 @@ def parse_syn_options(options: bytes) -> tuple[int | None, int]:
 
 def take_syn(sk: TcpSocket, segment: Segment) -> None:
     """Learn from the peer's SYN where its stream begins and what it can take."""
-    mss, sk.snd_scale = parse_syn_options(segment.options)
-    sk.mss = min(sk.mss, mss or 536)
+    mss, scale = parse_syn_options(segment.options)
+    sk.mss = max(min(sk.mss, mss or 536), MSS_MIN)
+    if scale is None:
+        sk.rcv_scale = 0  # both sides offer it, or windows are plain in both directions (RFC 7323 2.2)
+    else:
+        sk.snd_scale = scale
     sk.rcv_nxt = segment.seq + 1
     sk.snd_wnd = segment.window
 
@@ -112,8 +126,11 @@ def _handshake(sk: TcpSocket, segment: Segment, now: int) -> bool:
     flags = segment.flags
     acknowledges = flags & ACK and sk.unwrap_ack(segment.ack) == sk.snd_nxt
     if flags & RST:
-        if acknowledges or sk.state == SYN_RCVD:
+        if acknowledges if sk.state == SYN_SENT else sk.unwrap_seq(segment.seq) == sk.rcv_nxt:
             _die(sk, "the peer refused the connection")
+        return False
+    if flags & ACK and not acknowledges:
+        tcp_send_reset(sk, now, segment.ack)  # of an older connection: let it go (RFC 9293 3.10.7.3 and 3.10.7.4)
         return False
     if sk.state == SYN_SENT:
         if not (flags & SYN and acknowledges):
@@ -125,7 +142,7 @@ def _handshake(sk: TcpSocket, segment: Segment, now: int) -> bool:
     if flags & SYN:
         tcp_retransmit_skb(sk, 0, 1, now)  # the SYN again: our answer was lost
         return False
-    if not acknowledges:
+    if not flags & ACK:
         return False
     sk.snd_wnd = segment.window << sk.snd_scale
     _established(sk, now)
@@ -135,16 +152,20 @@ def _handshake(sk: TcpSocket, segment: Segment, now: int) -> bool:
 def _established(sk: TcpSocket, now: int) -> None:
     sk.state = ESTABLISHED
     sk.cwnd = sk.parameters.initial_window_segments * sk.mss
+    sk.retries = 0
     _clean_rtx_queue(sk, sk.snd_nxt, now)
+    if not sk.srtt:
+        tcp_set_rto(sk)
     tcp_rearm_rto(sk, now)
     sk.stack.effects.append(Connected(sk.flow))
 
 
-def _tcp_ack(sk: TcpSocket, segment: Segment, now: int) -> None:
+def _tcp_ack(sk: TcpSocket, segment: Segment, now: int) -> bool:
+    """Take an acknowledgement; return whether the rest of the segment may be believed."""
     ack = sk.unwrap_ack(segment.ack)
     if ack > sk.snd_nxt:
         sk.ack_wanted = True  # it acknowledges what we never sent
-        return
+        return False
     window = segment.window << sk.snd_scale
     if ack > sk.snd_una:
         sk.snd_wnd = window
@@ -153,6 +174,9 @@ def _tcp_ack(sk: TcpSocket, segment: Segment, now: int) -> None:
         if sk.rtx_queue and not segment.payload and window == sk.snd_wnd and not segment.flags & FIN:
             _duplicate_ack(sk, now)
         sk.snd_wnd = window
+        if sk.write_queue and not sk.rtx_queue:
+            tcp_ack_probe(sk)
+    return True
 
 
 def _new_ack(sk: TcpSocket, ack: int, now: int) -> None:
@@ -172,16 +196,25 @@ def _new_ack(sk: TcpSocket, ack: int, now: int) -> None:
 
 
 def _clean_rtx_queue(sk: TcpSocket, ack: int, now: int) -> None:
-    """Free every queued packet that is acknowledged in full; each may have a clone below that lives on."""
+    """Free every queued packet that is acknowledged in full; each may have a clone below that lives on.
+
+    The oldest gives one round-trip sample, unless anything acknowledged here was sent twice (Karn): whatever lies behind
+    a repaired hole was acknowledged late because of the hole (FLAG_RETRANS_DATA_ACKED).
+    """
     queue = sk.rtx_queue
+    sent_at, sent_twice = -1, False
     una, sk.snd_una = sk.snd_una, ack
     while queue and queue[0].end_seq <= ack:
         skb = queue.popleft()
         if skb.lost:
             sk.lost_out -= skb.end_seq - max(skb.seq, una)
-        if skb.transmissions == 1:  # Karn: no sample from what was sent twice
-            tcp_rtt_sample(sk, now - skb.sent_at)
+        if skb.transmissions != 1:
+            sent_twice = True
+        elif sent_at < 0:
+            sent_at = skb.sent_at
         kfree_skb(skb)
+    if sent_at >= 0 and not sent_twice:
+        tcp_rtt_sample(sk, now - sent_at)
     if queue and queue[0].lost and queue[0].seq < ack:
         sk.lost_out -= ack - max(queue[0].seq, una)
 
@@ -203,15 +236,17 @@ def _duplicate_ack(sk: TcpSocket, now: int) -> None:
         _fast_retransmit(sk, now)
     elif sk.dupacks < DUPACKS_TO_RETRANSMIT and sk.write_queue:
         # Limited transmit (RFC 3042): new data beyond the window, so that a small window can still find its loss.
-        sk.cwnd += sk.mss
+        beyond = sk.dupacks * sk.mss
+        sk.cwnd += beyond
         tcp_write_xmit(sk, now)
-        sk.cwnd -= sk.mss
+        sk.cwnd -= beyond
 
 
 def _fast_retransmit(sk: TcpSocket, now: int) -> None:
-    if sk.snd_una < sk.recover:
+    if sk.snd_una <= sk.recover:
         return  # RFC 6582: these duplicates come from an earlier recovery's retransmissions
-    sk.ssthresh = max((sk.snd_nxt - sk.snd_una) // 2, 2 * sk.mss)
+    flight = min(sk.snd_nxt - sk.snd_una, sk.cwnd)  # without what limited transmit sent beyond it (RFC 5681 3.2)
+    sk.ssthresh = max(flight // 2, 2 * sk.mss)
     sk.recover = sk.snd_nxt
     sk.recovering = True
     sk.cwnd = sk.ssthresh + DUPACKS_TO_RETRANSMIT * sk.mss
@@ -302,10 +337,14 @@ def _fin_acked(sk: TcpSocket) -> None:
         sk.state = CLOSED
 
 
-def _reset(sk: TcpSocket, seq: int) -> None:
-    """Believe a RST only when it lies exactly at the edge of the window (RFC 5961)."""
-    if seq == sk.rcv_nxt and sk.state != TIME_WAIT:
+def _reset(sk: TcpSocket, seq: int, now: int) -> None:
+    """Believe a RST only when it lies exactly at the edge of the window; inside it, ask the peer (RFC 5961 3.2)."""
+    if sk.state == TIME_WAIT:
+        return
+    if seq == sk.rcv_nxt:
         _die(sk, "the peer reset the connection")
+    elif sk.rcv_nxt < seq < sk.rcv_nxt + sk.parameters.receive_buffer:
+        tcp_send_ack(sk, now)
 
 
 def _die(sk: TcpSocket, reason: str) -> None:

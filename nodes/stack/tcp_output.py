@@ -23,6 +23,7 @@ from lateack.nodes.stack.packets import (
     digest_of,
 )
 from lateack.nodes.stack.skb import (
+    HEADROOM,
     MAX_SKB_FRAGS,
     SkBuff,
     alloc_skb,
@@ -83,17 +84,21 @@ def tcp_sendmsg(sk: TcpSocket, head: bytes, frags: Sequence[Frag], tail: bytes, 
     """Queue one record: *head* is copied into the linear area, *frags* are taken over by reference, *tail* is copied.
 
     *witness* is what the whole record holds at this moment; it goes into the trace as what was meant, and nothing of the
-    model reads it. Returns the packets that were queued; `tcp_write_xmit` sends them.
+    model reads it. Returns the packets that were queued; `tcp_write_xmit` sends them. What of *head* the linear area
+    cannot hold goes into pages.
     """
     assert sk.state in MAY_SEND, "the connection cannot send"
+    if not (head or frags or tail):
+        return []
     goal = GSO_MAX_SIZE // sk.mss * sk.mss if sk.stack.gso else sk.mss
     skbs: list[SkBuff] = []
     skb = _queue_data(sk, skbs)
-    skb_put(skb, head[:goal])
+    room = min(goal, sk.stack.slab.size - HEADROOM)
+    skb_put(skb, head[:room])
     length = len(head)
-    if length > goal:
-        frags = [*pages_holding(head[goal:], sk.stack.pool), *frags]
-        length = goal
+    if length > room:
+        frags = [*pages_holding(head[room:], sk.stack.pool), *frags]
+        length = room
     if tail:
         frags = [*frags, *pages_holding(tail, sk.stack.pool)]
     for frag in frags:
@@ -164,7 +169,7 @@ def tcp_transmit_skb(sk: TcpSocket, skb: SkBuff, now: int) -> None:
     sk.wmem_alloc += skb.end_seq - seq
     clone.shinfo.gso_size = sk.mss if length > sk.mss else 0
     if flags & SYN:
-        skb_push(clone, SYN_OPTIONS.pack(2, 4, sk.mss, 1, 3, 3, sk.parameters.window_scale))
+        skb_push(clone, _syn_options(sk))
     skb_push(clone, tcp_header(sk, seq, flags, length, 8 if flags & SYN else 0))
     if length:
         if skb.digests is None:
@@ -190,9 +195,9 @@ def tcp_send_probe(sk: TcpSocket, now: int) -> None:
     _send_bare(sk, ACK, sk.snd_una - 1, now)
 
 
-def tcp_send_reset(sk: TcpSocket, now: int) -> None:
-    """Tell the peer that this connection is gone."""
-    _send_bare(sk, RST | ACK, sk.snd_nxt, now)
+def tcp_send_reset(sk: TcpSocket, now: int, seq: int | None = None) -> None:
+    """Tell the peer that this connection is gone, at the position that it expects (*seq*, or else ours)."""
+    _send_bare(sk, RST | ACK, sk.snd_nxt if seq is None else seq, now)
 
 
 def tcp_retransmit_skb(sk: TcpSocket, index: int, segments: int, now: int) -> None:
@@ -259,7 +264,7 @@ def tcp_header(sk: TcpSocket, seq: int, flags: int, length: int, options: int) -
     flags |= (5 + options // 4) << 12
     window = sk.parameters.receive_buffer
     if not flags & SYN:
-        window >>= sk.parameters.window_scale
+        window >>= sk.rcv_scale
     return TCP_FRAME.pack(
         target_mac, own_mac, 0x0800, 0x45, 0, total, ident, IP_DF, 64, IPPROTO_TCP,
         0xFFFF - (IP_SUM + total + ident + sk.address_sum) % 0xFFFF,
@@ -267,6 +272,14 @@ def tcp_header(sk: TcpSocket, seq: int, flags: int, length: int, options: int) -
         window if window < 0xFFFF else 0xFFFF,
         (sk.address_sum + IPPROTO_TCP + total - IP_HLEN) % 0xFFFF, 0,
     )  # fmt: skip
+
+
+def _syn_options(sk: TcpSocket) -> bytes:
+    """Return the MSS that we can take, and the window scale unless it is zero or the peer's SYN offered none."""
+    mss = sk.stack.mtu - 40
+    if not sk.rcv_scale:
+        return SYN_OPTIONS.pack(2, 4, mss, 1, 1, 1, 1)
+    return SYN_OPTIONS.pack(2, 4, mss, 1, 3, 3, sk.rcv_scale)
 
 
 def _xmit_retransmit_queue(sk: TcpSocket, now: int) -> None:

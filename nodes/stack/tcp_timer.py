@@ -21,11 +21,22 @@ def tcp_rtt_sample(sk: TcpSocket, sample: int) -> None:
     else:
         sk.rtt_variance += (abs(sk.srtt - sample) - sk.rtt_variance) // 4
         sk.srtt += (sample - sk.srtt) // 8
+    tcp_set_rto(sk)
+
+
+def tcp_set_rto(sk: TcpSocket) -> None:
+    """Derive the timeout from the estimate and forget all backing off (`tcp_set_rto`).
+
+    A handshake that gave no sample leaves three times the initial timeout: TCP_TIMEOUT_FALLBACK (RFC 6298 5.7).
+    """
     parameters = sk.parameters
+    sk.backoff = 0
+    if not sk.srtt:
+        sk.rto = min(3 * parameters.rto_init, parameters.rto_max)
+        return
     variance = 4 * sk.rtt_variance
     rto = sk.srtt + (variance if variance > parameters.rto_min else parameters.rto_min)
     sk.rto = rto if rto < parameters.rto_max else parameters.rto_max
-    sk.backoff = 0
 
 
 def tcp_rearm_rto(sk: TcpSocket, now: int) -> None:
@@ -39,17 +50,27 @@ def tcp_timer_fired(sk: TcpSocket, now: int) -> None:
     if sk.rtx_queue:
         _retransmit_timer(sk, now)
     elif sk.write_queue:
+        if sk.retries >= sk.parameters.retries_max:
+            _give_up(sk)
+            return
+        sk.retries += 1
         tcp_send_probe(sk, now)
         _back_off(sk, now)
+
+
+def tcp_ack_probe(sk: TcpSocket) -> None:
+    """The peer answered a window probe: it lives, and once its window opens the probes' backing off is forgotten."""
+    sk.retries = 0
+    if sk.snd_wnd and sk.backoff:
+        tcp_set_rto(sk)
+        sk.deadline = None
 
 
 def _retransmit_timer(sk: TcpSocket, now: int) -> None:
     """Everything in flight counts as lost; the head goes out again at once, alone (`tcp_retransmit_timer`)."""
     connecting = sk.state in (SYN_SENT, SYN_RCVD)
     if sk.retries >= (sk.parameters.syn_retries_max if connecting else sk.parameters.retries_max):
-        sk.state = CLOSED
-        sk.purge()
-        sk.stack.effects.append(ConnectionReset(sk.flow, "it timed out"))
+        _give_up(sk)
         return
     sk.retries += 1
     if not connecting:
@@ -57,6 +78,12 @@ def _retransmit_timer(sk: TcpSocket, now: int) -> None:
     sk.stack.effects.append(RetransmitTimedOut(sk.flow, sk.snd_una & M32, sk.rto))
     tcp_retransmit_skb(sk, 0, 1, now)
     _back_off(sk, now)
+
+
+def _give_up(sk: TcpSocket) -> None:
+    sk.state = CLOSED
+    sk.purge()
+    sk.stack.effects.append(ConnectionReset(sk.flow, "it timed out"))
 
 
 def _enter_loss(sk: TcpSocket) -> None:

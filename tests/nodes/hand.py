@@ -172,5 +172,9 @@ class Pair:
 
     def slots(self, grefs: Sequence[int], sizes: Sequence[int]) -> list[TxSlot]:
         """Return slots as netback would have taken them off the ring."""
+        assert self.vif.tx is not None
+        self.front.lie(*((gref, 0, 0, number, sizes[number]) for number, gref in enumerate(grefs)))
+        for _ in grefs:
+            self.vif.tx.get_request()
         self.vif.outstanding += len(grefs)
         return [TxSlot(gref, 0, number, size) for number, (gref, size) in enumerate(zip(grefs, sizes, strict=True))]

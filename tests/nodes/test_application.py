@@ -1,0 +1,89 @@
+"""The copying application: buffers that are refilled in place, and a file that is written to the last byte."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lateack.nodes.application import Copier, PageBuffer
+from lateack.nodes.facts import BufferRefilled, Fact
+from lateack.nodes.memory.pages import PAGE_SIZE, Memory
+from lateack.nodes.stack.packets import digest_of
+
+
+class Bytes:
+    """A file in memory."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.size = len(data)
+
+    def read(self, offset: int, count: int) -> bytes:
+        """Return *count* bytes from *offset*."""
+        return self.data[offset : offset + count]
+
+
+def file_of(size: int) -> Bytes:
+    """Return a file whose every byte tells where it is from."""
+    return Bytes(bytes((at * 7 + at // 256) % 256 for at in range(size)))
+
+
+def test_a_buffer_shows_its_bytes_through_pages() -> None:
+    """A full buffer shows whole pages; one that the file's end fills in part shows no byte more."""
+    memory = Memory(1, 4)
+    buffer = PageBuffer(0, memory, 1, 2)
+    data = file_of(5000).data
+
+    buffer.fill(memory, 8192, data)
+
+    assert [(page.frame, at, size) for page, at, size in buffer.windows()] == [(1, 0, 4096), (2, 0, 904)]
+    assert memory.read(1, 0, 4096) + memory.read(2, 0, 904) == data
+    assert (buffer.offset, buffer.count, buffer.digest) == (8192, 5000, digest_of(data))
+    buffer.fill(memory, 0, bytes(8192))
+    assert [size for _, _, size in buffer.windows()] == [4096, 4096]
+
+
+def test_a_refill_uses_the_same_frames() -> None:
+    """Only reuse in place can show what the stack still reads; the fact says what was there and what is."""
+    memory, facts = Memory(1, 3), list[Fact]()
+    source = file_of(8192)
+    copier = Copier(source, memory, facts, 1, 1, 4096)
+    (buffer,) = copier.first_fill()
+    pages = buffer.pages
+
+    assert copier.refill(buffer)
+    assert buffer.pages is pages
+    assert memory.read(1, 0, 4096) == source.read(4096, 4096)
+    assert facts == [
+        BufferRefilled(0, (1,), 4096, digest_of(source.read(0, 4096)), digest_of(source.read(4096, 4096)))
+    ]
+
+
+def test_an_empty_file_is_finished_at_once() -> None:
+    """There is nothing to write and nothing to wait for."""
+    copier = Copier(file_of(0), Memory(1, 3), [], 1, 2, 4096)
+
+    assert copier.first_fill() == []
+    assert copier.finished()
+
+
+@given(
+    size=st.integers(1, 70_000), buffers=st.integers(1, 5), pages=st.integers(1, 4), order=st.randoms(use_true_random=False)
+)
+def test_every_byte_is_written_once(size: int, buffers: int, pages: int, order: object) -> None:
+    """Whatever the sizes, and in whatever order writes are done, the ranges cover the file and never overlap."""
+    memory = Memory(1, buffers * pages)
+    source = file_of(size)
+    copier = Copier(source, memory, [], 0, buffers, pages * PAGE_SIZE)
+    waiting = copier.first_fill()
+    written: dict[int, bytes] = {}
+
+    while waiting:
+        buffer = waiting.pop(order.randrange(len(waiting)))  # type: ignore[attr-defined]
+        shown = b"".join(page.memory.read(page.frame, at, count) for page, at, count in buffer.windows())
+        assert buffer.offset not in written
+        written[buffer.offset] = shown
+        assert not copier.finished()
+        if copier.refill(buffer):
+            waiting.append(buffer)
+
+    assert b"".join(written[offset] for offset in sorted(written)) == source.data
+    assert copier.finished()

@@ -1,0 +1,434 @@
+"""The backend in the hand: two real frontends, a card, gates, and guests that lie."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from lateack.nodes.backend import NIC_PLACE, RING_PLACE, Backend, BackendConfig
+from lateack.nodes.facts import (
+    BufferRefilled,
+    CopyFinished,
+    Counted,
+    Fact,
+    FrameDropped,
+    FrameSent,
+    GateClosed,
+    GateOpened,
+    LeftOver,
+    Parked,
+    VifConnected,
+    VifDisabled,
+)
+from lateack.nodes.memory.netif import NETTXF_csum_blank, NETTXF_extra_info, NETTXF_more_data
+from lateack.nodes.memory.ring import REQ_PROD
+from lateack.nodes.messages import Frames, Noticed, Notify, Xenbus
+from lateack.nodes.node import Audit, Boot, Effect, Received, Send, TimerFired
+from lateack.nodes.rules import FactMatch, FrameMatch, Rule, Trigger
+from lateack.nodes.split.xenbus import CONNECTED, INIT_WAIT
+from lateack.nodes.strategies.backend import BackendStrategy, DevZerocopy, GrantCopy
+from tests.nodes.hand import GUEST_IP, GUEST_MAC, SERVER_IP, Frontend, facts_of, messages_to, tcp_frame, udp_frame
+
+OTHER_MAC = bytes.fromhex("00163e000002")
+REFILLED = BufferRefilled(0, (1,), 0, 0, 0)
+UNTIL_REFILLED = Trigger(facts=(FactMatch("BufferRefilled", "guest1"),))
+
+
+class Hand:
+    """The backend with two frontends, connected."""
+
+    def __init__(
+        self, *rules: Rule, strategy: type[BackendStrategy] = DevZerocopy, queue_frames: int = 100, connect: bool = True
+    ) -> None:
+        self.fronts = {"guest1": Frontend(), "guest2": Frontend(mac=OTHER_MAC, domid=2)}
+        self.front = self.fronts["guest1"]
+        config = BackendConfig(
+            "backend", "network", {"guest1": 1, "guest2": 2}, {GUEST_IP: "guest1", SERVER_IP: "server"}, rules,
+            queue_frames=queue_frames,
+        )  # fmt: skip
+        memories = {name: front.memory for name, front in self.fronts.items()}
+        self.backend = Backend(config, memories, strategy)
+        self.frames: list[bytes] = []
+        self.facts: list[Fact] = []
+        self.booted = self.handle(Boot())
+        if connect:
+            for name, front in self.fronts.items():
+                self.handle(Received(name, Xenbus(CONNECTED, front.keys)))
+
+    def handle(self, event: Boot | Received | TimerFired | Audit) -> Sequence[Effect]:
+        """Handle one event; keep the frames that left and the facts."""
+        effects = self.backend.handle(event, 0)
+        for message in messages_to(effects, "network"):
+            assert isinstance(message, Frames)
+            self.frames += message.frames
+        self.facts += facts_of(effects, Fact)
+        return effects
+
+    def kick(self, name: str = "guest1") -> Sequence[Effect]:
+        """A guest kicks; afterwards it looks at what was answered."""
+        effects = self.handle(Received(name, Notify(1)))
+        self.fronts[name].netfront.interrupt(0)
+        return effects
+
+    def notice(self, fact: Fact, node: str = "guest1") -> Sequence[Effect]:
+        """Bring the news of a fact."""
+        return self.handle(Received(node, Noticed(node, fact)))  # type: ignore[arg-type]
+
+    def left_over(self) -> dict[str, int]:
+        """Audit, and return what was never given back."""
+        return {fact.what: fact.count for fact in facts_of(self.handle(Audit()), LeftOver)}
+
+
+def segment(seq: int = 1, payload: bytes = b"") -> bytes:
+    """Return the headers of a TCP segment whose payload lies elsewhere."""
+    return tcp_frame(payload, seq=seq)[:54]
+
+
+def test_the_handshake() -> None:
+    """Features at boot; once the frontend is connected the backend says so, and knows its address."""
+    hand = Hand(connect=False)
+    offers = [(effect.target, effect.message) for effect in hand.booted if isinstance(effect, Send)]
+
+    effects = hand.handle(Received("guest1", Xenbus(CONNECTED, hand.front.keys)))
+    again = hand.handle(Received("guest1", Xenbus(CONNECTED, hand.front.keys)))
+
+    assert [(target, message.state) for target, message in offers if isinstance(message, Xenbus)] == [
+        ("guest1", INIT_WAIT), ("guest2", INIT_WAIT),
+    ]  # fmt: skip
+    assert messages_to(effects, "guest1") == [Xenbus(CONNECTED, {})]
+    assert facts_of(effects, VifConnected) == [VifConnected("guest1", 1)]
+    assert again == []
+
+
+def test_a_frontend_whose_keys_make_no_sense_is_shut() -> None:
+    """It is told of, and nothing stays pinned."""
+    hand = Hand(connect=False)
+
+    effects = hand.handle(Received("guest1", Xenbus(CONNECTED, {"mac": "no"})))
+
+    assert facts_of(effects, VifDisabled) == [VifDisabled("guest1", "the frontend's keys are incomplete")]
+    assert messages_to(effects, "guest1") == []
+    assert hand.left_over() == {}
+
+
+@pytest.mark.parametrize("strategy", [DevZerocopy, GrantCopy])
+def test_a_packet_goes_out_of_the_card_and_home(strategy: type[BackendStrategy]) -> None:
+    """The bytes leave as they are in the guest's page, the guest is answered and kicked, and nothing is left over."""
+    hand = Hand(strategy=strategy)
+    hand.front.send(segment(), [b"payload"])
+
+    effects = hand.kick()
+
+    assert [frame[54:] for frame in hand.frames] == [b"payload"]
+    assert [sent.length for sent in facts_of(effects, FrameSent)] == [7]
+    assert len(hand.front.netfront.free_ids) == 256
+    assert hand.left_over() == {}
+
+
+def test_a_frame_arrives_for_the_guest_it_is_addressed_to() -> None:
+    """Each guest gets what carries its address; what carries nobody's is dropped by the bridge."""
+    hand = Hand()
+    mine, others = tcp_frame(b"mine", to_server=False), OTHER_MAC + tcp_frame(b"other", to_server=False)[6:]
+
+    effects = hand.handle(Received("network", Frames((mine, others, b"\xff" * 60))))
+
+    assert hand.fronts["guest1"].netfront.interrupt(0) == [mine]
+    assert hand.fronts["guest2"].netfront.interrupt(0) == [others]
+    assert messages_to(effects, "guest1") == messages_to(effects, "guest2") == [Notify(1)]
+
+
+def test_guests_of_one_host_reach_each_other() -> None:
+    """The bridge hands a packet to the other vif, and the network never sees it."""
+    hand = Hand()
+    hand.front.send(OTHER_MAC + segment()[6:], [b"neighbour"])
+
+    hand.kick()
+
+    assert hand.frames == []
+    assert [frame[54:] for frame in hand.fronts["guest2"].netfront.interrupt(0)] == [b"neighbour"]
+
+
+def test_a_closed_card_parks_packets_and_reads_them_when_it_opens() -> None:
+    """With the guest's page mapped the bytes are those of the moment at which the gate opens."""
+    hand = Hand(Rule("egress", "gate", NIC_PLACE, until=UNTIL_REFILLED))
+    skb = hand.front.skb(segment(payload=b"old"), [b"old"])
+    page = skb.shinfo.frags[0].page
+    hand.front.netfront.xmit(skb, 0)
+    hand.front.netfront.flush()
+    hand.kick()
+    parked, unanswered = facts_of(hand.facts, Parked), 256 - len(hand.front.netfront.free_ids)
+
+    hand.front.memory.write(page.frame, 0, b"new")
+    effects = hand.notice(REFILLED)
+
+    assert facts_of(hand.facts, GateClosed) == [GateClosed("egress", NIC_PLACE)]
+    assert [(fact.place, fact.length, fact.again) for fact in parked] == [(NIC_PLACE, 3, False)]
+    assert unanswered == 1
+    assert facts_of(effects, GateOpened) == [GateOpened("egress", NIC_PLACE, 1)]
+    assert [frame[54:] for frame in hand.frames] == [b"new"]
+    hand.front.netfront.interrupt(0)
+    assert len(hand.front.netfront.free_ids) == 256
+
+
+def test_grant_copy_froze_the_bytes_before_the_card() -> None:
+    """The same with a backend that copies: the old bytes leave, and the guest was answered long before."""
+    hand = Hand(Rule("egress", "gate", NIC_PLACE, until=UNTIL_REFILLED), strategy=GrantCopy)
+    skb = hand.front.skb(segment(payload=b"old"), [b"old"])
+    page = skb.shinfo.frags[0].page
+    hand.front.netfront.xmit(skb, 0)
+    hand.front.netfront.flush()
+    hand.kick()
+    free = len(hand.front.netfront.free_ids)
+
+    hand.front.memory.write(page.frame, 0, b"new")
+    hand.notice(REFILLED)
+
+    assert free == 256
+    assert [frame[54:] for frame in hand.frames] == [b"old"]
+
+
+@pytest.mark.parametrize("strategy", [DevZerocopy, GrantCopy])
+def test_a_closed_ring_leaves_everything_to_the_guest(strategy: type[BackendStrategy]) -> None:
+    """netback has taken nothing, so that even one that copies reads what is in the page when it is scheduled again."""
+    hand = Hand(Rule("egress", "gate", RING_PLACE, until=UNTIL_REFILLED), strategy=strategy)
+    skb = hand.front.skb(segment(payload=b"old"), [b"old"])
+    page = skb.shinfo.frags[0].page
+    hand.front.netfront.xmit(skb, 0)
+    hand.front.netfront.flush()
+    hand.kick()
+    parked, copies = facts_of(hand.facts, Parked), hand.backend.hypervisor.copies
+
+    hand.front.memory.write(page.frame, 0, b"new")
+    effects = hand.notice(REFILLED)
+
+    assert [(fact.place, fact.length) for fact in parked] == [(RING_PLACE, 3)]
+    assert copies == 0
+    assert [fact.waiting for fact in facts_of(effects, GateOpened)] == [2]
+    assert [frame[54:] for frame in hand.frames] == [b"new"]
+
+
+def test_a_closed_ring_is_kicked_for_every_packet() -> None:
+    """While the gate is closed the observer wants to see each packet come, and records each once."""
+    hand = Hand(Rule("egress", "gate", RING_PLACE, until=UNTIL_REFILLED))
+
+    for number in range(3):
+        hand.front.send(segment(number, b"x"), [b"x"])
+        hand.kick()
+
+    assert hand.front.netfront.notifications == 3
+    assert [fact.seq for fact in facts_of(hand.facts, Parked)] == [0, 1, 2]
+
+
+def test_a_rule_closes_the_card_behind_the_frame_that_it_waits_for() -> None:
+    """The frame that starts the rule leaves; the next, in the same burst, does not."""
+    since = Trigger(frames=(FrameMatch(source="guest1"),))
+    hand = Hand(Rule("egress", "gate", NIC_PLACE, since=since, until=UNTIL_REFILLED))
+    hand.front.send(segment(1, b"a"), [b"a"])
+    hand.front.send(segment(2, b"b"), [b"b"])
+
+    hand.kick()
+
+    assert [frame[54:] for frame in hand.frames] == [b"a"]
+    assert [fact.seq for fact in facts_of(hand.facts, Parked)] == [2]
+
+
+def test_a_rule_may_wait_for_what_the_backend_itself_records() -> None:
+    """The second packet that is parked opens the gate again, in the very same event."""
+    until = Trigger(facts=(FactMatch("Parked", "backend"),), nth=2)
+    hand = Hand(Rule("egress", "gate", NIC_PLACE, until=until))
+    hand.front.send(segment(1, b"a"), [b"a"])
+    hand.kick()
+    before = list(hand.frames)
+
+    hand.front.send(segment(2, b"b"), [b"b"])
+    hand.kick()
+
+    assert before == []
+    assert [frame[54:] for frame in hand.frames] == [b"a", b"b"]
+    assert len(hand.front.netfront.free_ids) == 256
+
+
+def test_own_facts_are_seen_however_late_they_come() -> None:
+    """Packets that netback takes only when answers made room are parked and seen by the rules like all others."""
+    until = Trigger(facts=(FactMatch("FrameSent", "backend"),), nth=250)
+    hand = Hand(
+        Rule("first", "gate", NIC_PLACE, until=UNTIL_REFILLED),
+        Rule("second", "gate", RING_PLACE, since=until, until=Trigger(facts=(FactMatch("CopyFinished"),))),
+        queue_frames=1000,
+    )
+    for number in range(256):
+        hand.front.send(segment(number, bytes(200)) + bytes(200))
+    hand.kick()
+
+    hand.notice(REFILLED)
+
+    assert GateClosed("second", RING_PLACE) in hand.facts
+
+
+def test_requests_beyond_the_pending_pool_are_taken_when_answers_made_room() -> None:
+    """The guest does not kick again for what it put into the ring before: netback must come back for it."""
+    hand = Hand(Rule("egress", "gate", NIC_PLACE, until=UNTIL_REFILLED), queue_frames=1000)
+    for number in range(256):
+        hand.front.send(tcp_frame(bytes(200), seq=number))
+    hand.kick()
+    first = len(facts_of(hand.facts, Parked))
+
+    hand.notice(REFILLED)
+    hand.front.netfront.interrupt(0)
+
+    assert first == 256 - 18
+    assert len(hand.frames) == 256
+    assert len(hand.front.netfront.free_ids) == 256
+
+
+def test_two_gates_at_one_place_open_with_the_last() -> None:
+    """The card stays closed while any rule keeps it so."""
+    finished = Trigger(facts=(FactMatch("CopyFinished"),))
+    hand = Hand(
+        Rule("one", "gate", NIC_PLACE, until=UNTIL_REFILLED), Rule("two", "gate", NIC_PLACE, until=finished)
+    )
+    hand.front.send(segment(1, b"a"), [b"a"])
+    hand.kick()
+
+    hand.notice(REFILLED)
+    between = list(hand.frames)
+    hand.notice(CopyFinished("f", 1))
+
+    assert between == []
+    assert len(hand.frames) == 1
+
+
+def test_the_queue_of_a_closed_card_is_bounded() -> None:
+    """A packet too many is dropped and answered: a drop is a release."""
+    hand = Hand(Rule("egress", "gate", NIC_PLACE), queue_frames=2)
+
+    for number in range(3):
+        hand.front.send(segment(number, b"x"), [b"x"])
+    hand.kick()
+
+    assert len(facts_of(hand.facts, FrameDropped)) == 1
+    assert hand.left_over() == {
+        "grant pins": 2, "packets in the transmit queue": 2, "packets that the stack never gave back": 2,
+        "socket buffers": 2, "unanswered requests of guest1": 2,
+    }  # fmt: skip
+
+
+def lie_sizes(front: Frontend) -> None:
+    """Sizes that do not add up."""
+    front.lie((front.grant(), 0, NETTXF_more_data, 0, 60), (front.grant(), 0, 0, 1, 61))
+
+
+def lie_page(front: Frontend) -> None:
+    """A slot that crosses its page."""
+    front.lie((front.grant(), 4090, 0, 0, 60))
+
+
+def lie_slots(front: Frontend) -> None:
+    """Slots without end."""
+    front.lie(*((front.grant(), 0, NETTXF_more_data, n, 60000 if n == 0 else 60) for n in range(40)))
+
+
+def lie_extra(front: Frontend) -> None:
+    """Extra information that never comes."""
+    front.lie((front.grant(), 0, NETTXF_extra_info, 0, 60))
+
+
+def lie_index(front: Frontend) -> None:
+    """More requests than the ring has slots."""
+    front.memory.words[front.netfront.tx.header + REQ_PROD] = 500
+
+
+@pytest.mark.parametrize("lie", [lie_sizes, lie_page, lie_slots, lie_extra, lie_index])
+def test_a_liar_shuts_its_own_interface_only(lie: object) -> None:
+    """The vif is disabled once, whatever it does from then on; its neighbour sends and receives as before."""
+    hand = Hand()
+    assert callable(lie)
+
+    lie(hand.front)
+    hand.kick()
+    hand.kick()
+    hand.handle(Received("network", Frames((tcp_frame(to_server=False),))))
+    hand.fronts["guest2"].send(segment(), [b"honest"])
+    hand.kick("guest2")
+
+    assert [fact.guest for fact in facts_of(hand.facts, VifDisabled)] == ["guest1"]
+    assert [frame[54:] for frame in hand.frames] == [b"honest"]
+    assert hand.backend.pending() == 0
+    assert hand.left_over() == {}
+
+
+def nonsense(hand: Hand, data: bytes, *, flags: int = 0, gso_size: int = 0) -> None:
+    """Send these very bytes, perhaps with an order to cut them."""
+    skb = hand.front.skb(data[:128], [data[128:]] if data[128:] else [], gso_size=gso_size)
+    skb.needs_checksum = bool(flags & NETTXF_csum_blank)
+    hand.front.netfront.xmit(skb, 0)
+    hand.front.netfront.flush()
+    hand.kick()
+
+
+@pytest.mark.parametrize(
+    ("data", "gso_size"),
+    [
+        (bytes(14), 0), (bytes(20), 0), (bytes(60), 0), (tcp_frame()[:40], 0), (tcp_frame()[:46] + b"\xff" * 8, 0),
+        (tcp_frame()[:46] + b"\xff" * 8 + bytes(4000), 1460), (udp_frame(bytes(3000)), 1460),
+        (tcp_frame()[:46] + b"\x60" + tcp_frame()[47:54] + bytes(3000), 1460), (tcp_frame()[:23] + b"\x63" + bytes(80), 0),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("checksum", [0, NETTXF_csum_blank])
+def test_packets_that_are_none_do_not_stop_the_host(data: bytes, gso_size: int, checksum: int) -> None:
+    """Runts, other protocols and broken headers are dropped and answered; the host goes on."""
+    hand = Hand()
+
+    nonsense(hand, data, flags=checksum, gso_size=gso_size)
+    hand.front.send(segment(), [b"honest"])
+    hand.kick()
+
+    assert hand.frames[-1][54:] == b"honest"
+    assert len(hand.front.netfront.free_ids) == 256
+    assert hand.left_over() == {}
+
+
+def test_frames_for_a_guest_without_buffers_wait() -> None:
+    """They keep the run alive, and go in when the guest offers buffers and kicks."""
+    hand = Hand()
+    hand.handle(Received("network", Frames(tuple(tcp_frame(seq=n, to_server=False) for n in range(10)))))
+    waiting = hand.backend.pending()
+
+    first = hand.front.netfront.interrupt(0)
+    hand.handle(Received("guest1", Notify(1)))
+    rest = hand.front.netfront.interrupt(0)
+
+    assert waiting == 1
+    assert (len(first), len(rest)) == (8, 2)
+    assert hand.backend.pending() == 0
+
+
+def test_the_audit_counts_the_work() -> None:
+    """Maps, unmaps, copies and kicks are told by name; two maps are the rings'."""
+    hand = Hand()
+    hand.front.send(segment(), [b"payload"])
+    hand.kick()
+
+    counts = {fact.name: fact.amount for fact in facts_of(hand.handle(Audit()), Counted)}
+
+    assert counts["grant_maps"] - 4 == counts["grant_unmaps"] == 1
+    assert counts["grant_copies"] == 1
+    assert counts["copied_bytes"] == 0
+    assert counts["notifications"] == 1
+
+
+def test_it_has_no_clock() -> None:
+    """The backend sets no timers; one that fires is our own bug."""
+    with pytest.raises(AssertionError):
+        Hand().handle(TimerFired("x"))
+
+
+def test_its_address_cannot_be_taken() -> None:
+    """A frontend that publishes its neighbour's address does not get the neighbour's frames."""
+    hand = Hand(connect=False)
+    hand.handle(Received("guest1", Xenbus(CONNECTED, hand.front.keys)))
+
+    effects = hand.handle(Received("guest2", Xenbus(CONNECTED, hand.fronts["guest2"].keys | {"mac": GUEST_MAC.hex(":")})))
+
+    assert facts_of(effects, VifDisabled) == [VifDisabled("guest2", "its address is another guest's")]
+    hand.handle(Received("network", Frames((tcp_frame(b"mine", to_server=False),))))
+    assert len(hand.front.netfront.interrupt(0)) == 1
