@@ -1,6 +1,6 @@
 """One run from scenario to verdict, in either world, with the folder that it leaves.
 
-    runs/<story>-<guest>-<backend>-<seed>/   scenario.yaml  trace.msgpack  trace.txt  verdict.json  server/  input/
+runs/<story>-<guest>-<backend>-<seed>/   scenario.yaml  trace.msgpack  trace.txt  verdict.json  server/  input/
 """
 
 from collections.abc import Callable, Sequence
@@ -150,7 +150,7 @@ def run(
     """Run a story (or a scenario's file) and return its result; the public way in from Python.
 
     *settings* are `KEY=VALUE` pairs as for `--set`. Without *out* nothing is left on disk in the virtual world; the ray
-    world's server needs a directory, which is then a temporary one. Raises LateackError for whatever the caller can mend.
+    world's server needs a directory, which is then a temporary one. Raises LateackError for what the caller can mend.
     """
     options = {
         "strategies.guest": guest,

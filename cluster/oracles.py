@@ -50,6 +50,10 @@ class Write(NamedTuple):
     fact: WriteIssued
 
 
+# A completed write whose bytes are not at rest, why, and the proof.
+Missing = tuple[Write, str, tuple[int, ...]]
+
+
 # --- stale-on-wire ----------------------------------------------------------------------------------------------------
 
 
@@ -63,34 +67,47 @@ def judge_wire(trace: Trace) -> tuple[list[Harm], int]:
 
     A flow that no transport vouches for at all is not judged.
     """
-    meant = {(fact.flow, fact.seq, fact.length): fact.digests for _, _, _, fact in trace.of_type(SegmentTransmitted)}
+    stale, unjudged = _find_stale(trace)
+    told = [
+        _stale(trace, place, wrong, explained=number < EXPLAINED_MAX) for number, (place, wrong) in enumerate(stale)
+    ]
+    return told, unjudged
+
+
+def _find_stale(trace: Trace) -> tuple[list[tuple[int, list[int]]], int]:
+    """Return where stale frames left, each with the numbers of its wrong pieces, and how many were not judged."""
+    segments = trace.of_type(SegmentTransmitted)
+    meant = {(fact.flow, fact.seq, fact.length): fact.digests for _, _, _, fact in segments}
     # Nearly always a frame is cut as its segment was and holds what it should: then one look is enough.
     doubtful = [
-        place
-        for place, (_, _, _, fact) in enumerate(trace.of_type(FrameSent))
+        number
+        for number, (_, _, _, fact) in enumerate(trace.of_type(FrameSent))
         if meant.get((fact.flow, fact.seq, fact.length)) != fact.digests
     ]
     return _judge_pieces(trace, doubtful) if doubtful else ([], 0)
 
 
-def _judge_pieces(trace: Trace, doubtful: list[int]) -> tuple[list[Harm], int]:
-    """Judge the doubtful frames (positions among all `FrameSent`) piece by piece."""
+def _judge_pieces(trace: Trace, doubtful: list[int]) -> tuple[list[tuple[int, list[int]]], int]:
+    """Judge the doubtful frames (positions among all `FrameSent`) piece by piece; see `_find_stale`."""
     places, frames = trace.places_of(FrameSent), trace.of_type(FrameSent)
-    doubts = [(places[number], frames[number][3]) for number in doubtful]
+    doubts = [(places[number], frames[number][3], pieces(frames[number][3])) for number in doubtful]
     meant: Meant = {}
-    for _, frame in doubts:
-        meant.setdefault(frame.flow, {}).update((piece, set()) for piece in pieces(frame))
+    for _, frame, cut in doubts:
+        asked = meant.setdefault(frame.flow, {})
+        for piece in cut:
+            asked[piece] = set()
     vouched = _gather_meant(trace, meant)
-    harms: list[Harm] = []
+    stale: list[tuple[int, list[int]]] = []
     unjudged = 0
-    for place, frame in doubts:
+    for place, frame, cut in doubts:
         if frame.flow in vouched:
-            known = [meant[frame.flow][piece] for piece in pieces(frame)]
-            unjudged += sum(not digests for digests in known)
+            asked = meant[frame.flow]
+            known = [asked[piece] for piece in cut]
+            unjudged += known.count(set())
             wrong = [i for i, digests in enumerate(known) if digests and frame.digests[i] not in digests]
             if wrong:
-                harms.append(_stale(trace, place, wrong, explained=len(harms) < EXPLAINED_MAX))
-    return harms, unjudged
+                stale.append((place, wrong))
+    return stale, unjudged
 
 
 def pieces(fact: SegmentTransmitted | FrameSent) -> list[tuple[int, int]]:
@@ -104,17 +121,19 @@ def _gather_meant(trace: Trace, meant: Meant) -> set[str]:
     starts = {flow: sorted({seq for seq, _ in known}) for flow, known in meant.items()}
     vouched = set()
     for _, _, _, fact in trace.of_type(SegmentTransmitted):
-        flow, mss, end = fact.flow, fact.mss or fact.length, fact.seq + fact.length
+        flow, length = fact.flow, fact.length
         if flow not in starts:
             continue
         vouched.add(flow)
-        asked = starts[flow]
+        if not length:
+            continue
+        asked, mss, end = starts[flow], fact.mss or length, fact.seq + length
         inside = asked[bisect_left(asked, fact.seq) : bisect_left(asked, end)]
         if end > SEQUENCES:
             inside += asked[: bisect_left(asked, end - SEQUENCES - 1)]
         for start in inside:
             number, within = divmod((start - fact.seq) & SEQUENCES, mss)
-            piece = (start, min(mss, fact.length - number * mss))
+            piece = (start, min(mss, length - number * mss))
             if within == 0 and piece in meant[flow]:
                 meant[flow][piece].add(fact.digests[number])
     return vouched
@@ -189,7 +208,12 @@ def last_refill(trace: Trace, page: Page, before: int) -> int:
 def corrupt_at_rest(trace: Trace) -> list[Harm]:
     """The server put bytes into a file that no write had, or a completed write is not there at the end."""
     writes = writes_of(trace)
-    return _wrongly_executed(trace, writes) + _wrong_at_rest(trace, writes)
+    issued = {(node, fact.xid): place for place, _, node, fact in writes}
+    executed = [
+        _badly_executed(trace, place, fact, issued.get((fact.client, fact.xid), -1))
+        for place, fact in _wrongly_executed(trace, writes)
+    ]
+    return executed + [_absent(trace, *finding) for finding in _wrong_at_rest(trace, writes)]
 
 
 def writes_of(trace: Trace) -> list[Write]:
@@ -200,16 +224,14 @@ def writes_of(trace: Trace) -> list[Write]:
     ]
 
 
-def _wrongly_executed(trace: Trace, writes: list[Write]) -> list[Harm]:
-    """Every WRITE that the server executes must carry bytes that its client meant under that xid."""
+def _wrongly_executed(trace: Trace, writes: list[Write]) -> list[tuple[int, WriteExecuted]]:
+    """Every WRITE that the server executes must carry bytes that its client meant under that xid: return the others."""
     meant = {(node, fact.xid, fact.file, fact.offset, fact.count, fact.digest) for _, _, node, fact in writes}
-    bad = [
+    return [
         (place, fact)
         for place, _, _, fact in trace.placed(WriteExecuted)
         if (fact.client, fact.xid, fact.file, fact.offset, fact.count, fact.digest) not in meant
     ]
-    issued = {(node, fact.xid): place for place, _, node, fact in writes} if bad else {}
-    return [_badly_executed(trace, place, fact, issued.get((fact.client, fact.xid), -1)) for place, fact in bad]
 
 
 def _badly_executed(trace: Trace, place: int, fact: WriteExecuted, issued: int) -> Harm:
@@ -226,40 +248,42 @@ def _badly_executed(trace: Trace, place: int, fact: WriteExecuted, issued: int) 
     return Harm("corrupt-at-rest", sentence, (issued, place) if issued >= 0 else (place,))
 
 
-def _wrong_at_rest(trace: Trace, writes: list[Write]) -> list[Harm]:
-    """Every range that was completed must hold the bytes of a write that may have come last."""
+def _wrong_at_rest(trace: Trace, writes: list[Write]) -> list[Missing]:
+    """Every range that was completed must hold the bytes of a write that may have come last: return the others."""
     rests = {fact.file: place for place, _, _, fact in trace.placed(FileAtRest)}
     if not rests:
         return []  # nobody looked
     ranges: dict[tuple[str, int], list[Write]] = {}
     for write in writes:
         ranges.setdefault((write.fact.file, write.fact.offset), []).append(write)
-    missing = (_judge_range(trace, rests.get(file, -1), group) for (file, _), group in ranges.items())
-    return [harm for harm in missing if harm]
+    missing = [_judge_range(trace, rests.get(file, -1), group) for (file, _), group in ranges.items()]
+    return [finding for finding in missing if finding]
 
 
-def _judge_range(trace: Trace, rest: int, group: list[Write]) -> Harm | None:
+def _judge_range(trace: Trace, rest: int, group: list[Write]) -> Missing | None:
     """Judge all writes of one range against the file at rest (position *rest*, -1: there is no such file)."""
     completed = [write for write in group if write.completed > write.issued]
     if not completed:
         return None  # whatever lay there before may lie there still
     last, offset, count = completed[-1], group[0].fact.offset, group[-1].fact.count
     if rest < 0:
-        return _absent(trace, last, "the server has no such file at the end", (last.issued, last.completed))
+        return last, "the server has no such file at the end", (last.issued, last.completed)
     fact = trace[rest][3]
     assert isinstance(fact, FileAtRest)
     proof = (last.issued, last.completed, rest)
     if fact.length < offset + last.fact.count:
-        return _absent(trace, last, f"the file ends at {fact.length}", proof)
-    alone = all(write.fact.count == count for write in group)
+        return last, f"the file ends at {fact.length}", proof
+    alone = len(group) == 1 or all(write.fact.count == count for write in group)
     if offset % fact.chunk or not alone or count != min(fact.chunk, fact.length - offset):
         return None  # not on the grid that the file was digested in: the executed writes were judged one by one
     digest = fact.digests[offset // fact.chunk]
+    if last.fact.digest == digest:
+        return None  # the last to be issued of those that were completed is superseded by none
     if any(write.fact.digest == digest for write in group if not _is_superseded(write, completed)):
         return None
     older = next((write for write in group if write.fact.digest == digest), None)
     why = f"the older write xid {older.fact.xid:#010x} lies over it" if older else "other bytes lie there"
-    return _absent(trace, last, why, proof)
+    return last, why, proof
 
 
 def _is_superseded(write: Write, completed: list[Write]) -> bool:
@@ -313,10 +337,19 @@ def leak(trace: Trace) -> list[Harm]:
 def stall(trace: Trace) -> list[Harm]:
     """A write was never completed, or a guest never finished its copy."""
     writes = writes_of(trace)
+    finished = _finished(trace)
     harms = [_waiting(trace, write) for write in writes if write.completed < write.issued]
-    finished = {node for _, _, node, _ in trace.of_type(CopyFinished)}
     unfinished = {write.node: write.issued for write in reversed(writes) if write.node not in finished}
     return harms + [_unfinished(trace, node, first) for node, first in sorted(unfinished.items())]
+
+
+def _finished(trace: Trace) -> set[str]:
+    return {node for _, _, node, _ in trace.of_type(CopyFinished)}
+
+
+def _stalls(trace: Trace, writes: list[Write]) -> bool:
+    finished = _finished(trace)
+    return any(write.completed < write.issued or write.node not in finished for write in writes)
 
 
 def _waiting(trace: Trace, write: Write) -> Harm:
@@ -341,5 +374,20 @@ ORACLES: tuple[Callable[[Trace], list[Harm]], ...] = (stale_on_wire, corrupt_at_
 
 
 def harms(trace: Trace) -> list[str]:
-    """Return the names of all harms in a trace, sorted and each once; empty is safe."""
-    return sorted({harm.name for oracle in ORACLES for harm in oracle(trace)})
+    """Return the names of all harms in a trace, sorted and each once; empty is safe.
+
+    A search asks this of every run, so nothing is told in sentences: the names are those that the oracles would give.
+    """
+    writes = writes_of(trace)
+    names = []
+    if _wrongly_executed(trace, writes) or _wrong_at_rest(trace, writes):
+        names.append("corrupt-at-rest")
+    if trace.places_of(AccessFault) or trace.places_of(FrontendBroken):
+        names.append("fault")
+    if trace.places_of(LeftOver):
+        names.append("leak")
+    if _stalls(trace, writes):
+        names.append("stall")
+    if _find_stale(trace)[0]:
+        names.append("stale-on-wire")
+    return sorted(names)

@@ -67,6 +67,9 @@ class Server(Section):
     drc_expiry_s: Annotated[StrictInt, Field(ge=1, le=86_400)] = Field(
         default=120, description="how long they are remembered"
     )
+    rto_min_ms: Milliseconds | None = Field(
+        default=None, description="the server's own shortest retransmission timeout; the guests' unless it is given"
+    )
     handle_bytes: Annotated[StrictInt, Field(ge=16, le=64, multiple_of=4)] = Field(
         default=36, description="length of a file handle; moves the payload within the 256 bytes that the cache sums"
     )

@@ -7,9 +7,11 @@ A `Topology` is made once per scenario and builds fresh machines as often as wan
 
 import os
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from lateack.cluster.faults import rules_at
 from lateack.cluster.plugins import backend_strategy, guest_strategy
@@ -38,7 +40,7 @@ GUEST_PAGES_LEFT = 8
 
 BACKEND_PAGES = 16
 BACKEND_PAGES_PER_GUEST = 512
-"""Frames of the backend: every one of a guest's 256 pending requests may be a copied page, and another time a header."""
+"""Frames of the backend: every one of a guest's 256 pending requests may be a copied page, or another time a header."""
 
 SERVER_PAGES = 8
 SERVER_PAGES_PER_GUEST = 4
@@ -85,7 +87,7 @@ class FileSource:
 
 @lru_cache(maxsize=64)
 def generated_input(seed: int, guest: int, size: int, write_size: int, common_prefix: int) -> bytes:
-    """Return a guest's generated file: bytes from the seed, each write beginning with the same *common_prefix* bytes."""
+    """Return a guest's generated file: bytes from the seed, each write beginning with the same *common_prefix* ones."""
     dice = random.Random(seed * 1009 + guest)
     data = bytearray(dice.randbytes(size))
     if common_prefix:
@@ -122,8 +124,12 @@ class Topology:
         self.guest_frames = scenario.guests.memory_pages
         self._check_memory()
         self._awaited = self._find_awaited()
+        # What does not depend on the seed is made once; a search builds thousands of machines from it.
         self.backend_config = self._backend_config()
+        self.server_config = self._server_config()
         self.network_links = self._links()
+        self.network_config = self._network_config()
+        self.guest_configs = {name: self._fixed_guest_config(name) for name in self.guests}
 
     # --- what the world asks ------------------------------------------------------------------------------------------
 
@@ -176,10 +182,10 @@ class Topology:
         if name == BACKEND:
             return Backend(self.backend_config, dict(memories), self.backend_class)
         if name == NETWORK:
-            return Network(self._network_config(seed))
+            return Network(replace(self.network_config, seed=seed))
         if name == SERVER:
             assert store is not None, "the server needs a disk"
-            return Server(self._server_config(), store)
+            return Server(self.server_config, store)
         return Guest(self._guest_config(name, root, seed), memories[name], self.guest_class, inputs[name])
 
     # --- what each machine is told ------------------------------------------------------------------------------------
@@ -196,8 +202,14 @@ class Topology:
             )
 
     def _guest_config(self, name: str, root: bytes, seed: int) -> GuestConfig:
-        scenario = self.scenario
         number = self.guests[name]
+        first_xid = (seed * 0x9E37_79B1 + number * 0x0100_0000) & 0x7FFF_FFFF
+        isn = (seed * 0x85EB_CA6B + number * 0x1000_0000) & 0xFFFF_FFFF
+        return replace(self.guest_configs[name], root=root, first_xid=first_xid, isn=isn)
+
+    def _fixed_guest_config(self, name: str) -> GuestConfig:
+        """Return what a guest is told, but for what `_guest_config` adds."""
+        scenario = self.scenario
         return GuestConfig(
             name=name,
             backend=BACKEND,
@@ -206,7 +218,7 @@ class Topology:
             neighbours={self.server.ip: self.server.mac},
             tcp=self.tcp,
             rpc=self._timeouts(),
-            root=root,
+            root=b"",
             file=self.file_name(name),
             mtu=scenario.links.mtu,
             transport=scenario.workload.transport,
@@ -215,8 +227,6 @@ class Topology:
             buffers=scenario.workload.buffers,
             write_size=scenario.workload.write_size,
             rx_target=scenario.guests.rx_buffers,
-            first_xid=(seed * 0x9E37_79B1 + number * 0x0100_0000) & 0x7FFF_FFFF,
-            isn=(seed * 0x85EB_CA6B + number * 0x1000_0000) & 0xFFFF_FFFF,
         )
 
     def _timeouts(self) -> RpcTimeouts:
@@ -226,7 +236,8 @@ class Topology:
             given["timeo"] = rpc.timeo_ms * MS
         if rpc.retrans is not None:
             given["retrans"] = rpc.retrans
-        make = RpcTimeouts.tcp if self.scenario.workload.transport == "tcp" else RpcTimeouts.udp
+        over_tcp = self.scenario.workload.transport == "tcp"
+        make: Callable[..., RpcTimeouts] = RpcTimeouts.tcp if over_tcp else RpcTimeouts.udp
         return make(**given)
 
     def _backend_config(self) -> BackendConfig:
@@ -250,14 +261,13 @@ class Topology:
             for target, way in ((SERVER, links.to_server), (BACKEND, links.to_guests))
         )
 
-    def _network_config(self, seed: int) -> NetworkConfig:
+    def _network_config(self) -> NetworkConfig:
         return NetworkConfig(
             name=NETWORK,
             links=self.network_links,
             links_by_mac={address.mac: BACKEND for address in self.addresses.values()} | {self.server.mac: SERVER},
             addresses=self.by_ip,
             rules=self.rules[NETWORK],
-            seed=seed,
         )
 
     def _server_config(self) -> ServerConfig:
@@ -268,7 +278,7 @@ class Topology:
             address=self.server,
             neighbours={address.ip: address.mac for address in self.addresses.values()},
             clients={address.ip: name for name, address in self.addresses.items()},
-            tcp=self.tcp,
+            tcp=self.tcp if server.rto_min_ms is None else replace(self.tcp, rto_min=server.rto_min_ms * MS),
             mtu=self.scenario.links.mtu,
             drc=server.drc,
             drc_entries=server.drc_entries,
@@ -278,7 +288,7 @@ class Topology:
         )
 
 
-# --- the same as functions, for worlds that build one machine per process ----------------------------------------------
+# --- the same as functions, for worlds that build one machine per process ---------------------------------------------
 
 
 def machine_names(scenario: Scenario) -> tuple[str, ...]:

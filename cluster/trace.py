@@ -6,6 +6,7 @@ when somebody asks.
 
 from collections import defaultdict
 from collections.abc import Iterator
+from operator import itemgetter
 from pathlib import Path
 from typing import TypeVar, cast
 
@@ -20,6 +21,7 @@ from lateack.nodes.facts import AnyFact, Fact
 Entry = tuple[int, int, str, Fact]
 F = TypeVar("F", bound=Fact)
 
+FACT_OF = itemgetter(3)
 CHUNK = 4096  # entries that are encoded or decoded at a time
 ENCODER = msgspec.msgpack.Encoder()
 DECODER = msgspec.msgpack.Decoder(list[tuple[int, int, str, AnyFact]])
@@ -52,7 +54,7 @@ class Trace:
         """Return the positions of all facts of one type, rising; the caller must not change the list."""
         if self._indexed != len(self.entries):
             self._index()
-        return self._places.get(kind, [])
+        return self._places.get(kind) or []
 
     def of_type(self, kind: type[F]) -> list[tuple[int, int, str, F]]:
         """Return the entries of one type of fact, in order; position k of them is `places_of(kind)[k]`."""
@@ -61,8 +63,10 @@ class Trace:
 
     def placed(self, kind: type[F], after: int = -1) -> Iterator[tuple[int, int, str, F]]:
         """Yield (position, time in ns, machine, fact) for the facts of one type that come after a position."""
-        for place, (at, _, node, fact) in zip(self.places_of(kind), self.of_type(kind), strict=True):
+        entries = cast("list[tuple[int, int, str, F]]", self.entries)
+        for place in self.places_of(kind):
             if place > after:
+                at, _, node, fact = entries[place]
                 yield place, at, node, fact
 
     def named(self, name: str) -> list[Entry]:
@@ -72,10 +76,11 @@ class Trace:
         return [self.entries[place] for place in places]
 
     def _index(self) -> None:
-        places, entries = self._places, self.entries
-        for place in range(self._indexed, len(entries)):
-            places[type(entries[place][3])].append(place)
-        self._indexed = len(entries)
+        places, start = self._places, self._indexed
+        fresh = self.entries[start:] if start else self.entries
+        for place, kind in enumerate(map(type, map(FACT_OF, fresh)), start):
+            places[kind].append(place)
+        self._indexed = len(self.entries)
 
     def digest(self) -> str:
         """Return the xxh3-128 digest (hex) of the canonical trace: that of the file which `write_msgpack` writes."""

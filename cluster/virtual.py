@@ -1,12 +1,12 @@
-"""The virtual world: one process, one queue of events, virtual time. The same seed gives the same trace, byte for byte.
+"""The virtual world: one process, one queue of events, virtual time; the same seed gives the same trace, byte for byte.
 
-Events of the same moment happen in the order in which they were caused. Nothing here draws dice or looks at a clock, and
-nothing imports Ray or gRPC.
+Events of the same moment happen in the order in which they were caused. Nothing here draws dice or looks at a clock,
+and nothing imports Ray or gRPC.
 """
 
-from collections import deque
 from collections.abc import Callable, Mapping
 from heapq import heappop, heappush
+from typing import Any
 
 from lateack.cluster.trace import Trace
 from lateack.nodes import facts
@@ -34,14 +34,16 @@ class VirtualWorld:
     def __init__(self, machines: Mapping[str, Node], awaited: Mapping[str, tuple[str, ...]], duration: int) -> None:
         self.machines = dict(machines)
         self.handlers = {name: node.handle for name, node in machines.items()}
-        self.awaited = {getattr(facts, name): waiters for name, waiters in awaited.items()}
+        self.awaited: dict[type, tuple[str, ...]] = {getattr(facts, name): who for name, who in awaited.items()}
+        # What is more than a fact that nobody waits for: one look tells the many from the few.
+        self.special = frozenset((Send, SetTimer, CancelTimer, *self.awaited))
         self.duration = duration
         self.now = 0
         self.trace = Trace()
-        self.ready: deque[tuple[str, Event, tuple[str, str] | None]] = deque()
+        self.ready: list[tuple[str, Event, tuple[str, str] | None]] = []
         self.kicks: set[tuple[str, str]] = set()
         self.timers: dict[tuple[str, str], int] = {}
-        self.heap: list[tuple[int, int, str, Event]] = []
+        self.heap: list[tuple[int, int, str, SetTimer | Received]] = []
         self.sequence = 0
         self.events = 0
 
@@ -57,19 +59,24 @@ class VirtualWorld:
         return self.trace
 
     def _run_queue(self, progress: Progress | None) -> None:
-        heap, timers = self.heap, self.timers
+        heap, timers, ready = self.heap, self.timers, self.ready
         self._step_ready()
         shown = 0
         while heap and self.events < EVENTS_MAX:
-            at, _, name, event = heappop(heap)
-            if type(event) is TimerFired:
-                if timers.get((name, event.name)) != at:
+            at, _, name, coming = heappop(heap)
+            event: Event
+            if isinstance(coming, SetTimer):
+                timer = (name, coming.name)
+                if timers.get(timer) != at:
                     continue  # the timer was set anew or cancelled
-                if at - self.now > WORTH_ASKING and (at > self.duration or not self._unfinished()):
-                    return
-                del timers[name, event.name]
+                if at > self.duration or (at - self.now > WORTH_ASKING and not self._unfinished()):
+                    break
+                del timers[timer]
+                event = TimerFired(coming.name)
+            else:
+                event = coming
             self.now = at
-            self.ready.append((name, event, None))
+            ready.append((name, event, None))
             self._step_ready()
             if progress is not None and self.events - shown > PROGRESS_EVERY:
                 shown = self.events
@@ -82,36 +89,42 @@ class VirtualWorld:
 
     def _step_ready(self) -> None:
         """Handle everything that happens at this moment, and what that causes, until nothing more does."""
-        ready, handlers, kicks, awaited = self.ready, self.handlers, self.kicks, self.awaited
-        record, timers, now = self.trace.entries.append, self.timers, self.now
-        while ready:
-            name, event, kick = ready.popleft()
+        ready, handlers, kicks, special = self.ready, self.handlers, self.kicks, self.special
+        record: Callable[[Any], None] = self.trace.entries.append
+        now = self.now
+        for name, event, kick in ready:  # which grows as we go
             if kick is not None:
-                kicks.discard(kick)
-            self.events += 1
+                kicks.remove(kick)
             for effect in handlers[name](event, now):
-                kind = type(effect)
-                if kind is Send:
+                if type(effect) not in special:
+                    record((now, 0, name, effect))
+                elif isinstance(effect, Send):
                     message = effect.message
-                    kick = None
-                    if type(message) is Notify:
-                        # An event channel is one pending bit: a kick on top of one that was not seen yet adds nothing.
-                        kick = (name, effect.target)
-                        if kick in kicks:
-                            continue
+                    if type(message) is not Notify:
+                        ready.append((effect.target, Received(name, message), None))
+                        continue
+                    # An event channel is one pending bit: a kick on top of one that was not seen yet adds nothing.
+                    kick = (name, effect.target)
+                    if kick not in kicks:
                         kicks.add(kick)
-                    ready.append((effect.target, Received(name, message), kick))
-                elif kind is SetTimer:
-                    at = effect.at if effect.at > now else now
-                    timers[name, effect.name] = at
-                    self.sequence += 1
-                    heappush(self.heap, (at, self.sequence, name, TimerFired(effect.name)))
-                elif kind is CancelTimer:
-                    timers.pop((name, effect.name), None)
+                        ready.append((effect.target, Received(name, message), kick))
+                elif isinstance(effect, SetTimer):
+                    self._set_timer(name, effect)
+                elif isinstance(effect, CancelTimer):
+                    self.timers.pop((name, effect.name), None)
                 else:
                     record((now, 0, name, effect))
-                    if kind in awaited:
-                        self._notice(name, effect)
+                    self._notice(name, effect)
+        self.events += len(ready)
+        ready.clear()
+
+    def _set_timer(self, name: str, timer: SetTimer) -> None:
+        at = timer.at
+        if at < self.now:
+            at = self.now
+        self.timers[name, timer.name] = at
+        self.sequence += 1
+        heappush(self.heap, (at, self.sequence, name, timer))
 
     def _notice(self, name: str, fact: Fact) -> None:
         for waiter in self.awaited[type(fact)]:

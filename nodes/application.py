@@ -6,8 +6,9 @@ count. So every buffer is the same frames from beginning to end.
 
 from typing import Protocol
 
-from lateack.nodes.facts import BufferRefilled, Fact
+from lateack.nodes.facts import BufferRefilled
 from lateack.nodes.memory.pages import PAGE_SHIFT, PAGE_SIZE, Memory, Page
+from lateack.nodes.node import Effect
 from lateack.nodes.stack.packets import digest_of
 
 
@@ -59,7 +60,7 @@ class Copier:
     __slots__ = ("buffers", "effects", "memory", "next_offset", "source", "unfinished", "write_size")
 
     def __init__(
-        self, source: Source, memory: Memory, effects: "list[Fact]", first_frame: int, buffers: int, write_size: int
+        self, source: Source, memory: Memory, effects: list[Effect], first_frame: int, buffers: int, write_size: int
     ) -> None:
         pages = -(-write_size // PAGE_SIZE)
         self.source = source

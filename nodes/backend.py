@@ -21,7 +21,7 @@ from lateack.nodes.split.xenbus import CONNECTED, DOMAIN_0, GRANT_FRAME, INIT_WA
 from lateack.nodes.stack.dissect import Dissection, dissect
 from lateack.nodes.stack.nic import Nic, NicWatcher
 from lateack.nodes.stack.packets import IPPROTO_TCP, IPPROTO_UDP
-from lateack.nodes.stack.skb import SkBuff, kfree_skb, skb_linear, skb_length
+from lateack.nodes.stack.skb import SkBuff, kfree_skb, skb_length, skb_linear
 from lateack.nodes.strategies.backend import BackendStrategy
 
 NIC_PLACE = "backend.nic"
@@ -86,7 +86,6 @@ class Backend(NicWatcher):
 
     def handle(self, event: Event, now: Time) -> Sequence[Effect]:
         """Take one event at `now`; see `Node`."""
-        effects = self.effects
         match event:
             case Received():
                 self._received(event.source, event.message, now)
@@ -96,7 +95,13 @@ class Backend(NicWatcher):
                 self._audit()
             case TimerFired():
                 raise AssertionError("the backend sets no timers")
-        self._finish_burst(now)
+        if self.waits_for_itself:
+            self._finish_watched(now)
+        else:
+            self._settle(now)
+        if self.nic.frames:
+            self._send(self.nic.take_frames())
+        effects = self.effects
         done = effects.copy()
         effects.clear()
         return done
@@ -129,24 +134,26 @@ class Backend(NicWatcher):
             self._park_ring(vif)
         else:
             self._consume(vif, now)
-        vif.deliver(self.hypervisor)
+        if vif.rx_queue:
+            vif.deliver(self.hypervisor)
 
     def _consume(self, vif: Vif, now: Time) -> None:
         """Take everything that the guest has put into its ring, and look once more before sleeping."""
-        if vif.tx is None or vif.disabled:
+        tx = vif.tx
+        if tx is None or vif.disabled:
             return
         try:
-            if vif.tx.requests_overflowed():
+            if tx.requests_overflowed():
                 raise FatalRequest("the ring claims more requests than it has slots")
             while True:
-                while not self.ring_closed and (packet := vif.take_packet()) is not None:
+                while not self.ring_closed and (packet := vif.take_packet()):
                     skb = admit_packet(vif, self.strategy, packet)
                     if skb is not None:
                         self._forward(skb, now)
                 if self.ring_closed:
                     self._park_ring(vif)
                     return
-                if vif.disabled or not vif.tx.final_check_for_requests():
+                if not tx.final_check_for_requests():
                     return
                 if vif.outstanding and not self._may_take(vif):
                     return
@@ -162,16 +169,16 @@ class Backend(NicWatcher):
 
     def _forward(self, skb: SkBuff, now: Time) -> None:
         """The bridge: to another guest of this host if the address is one's, else out of the card."""
-        data, tail = skb.data, skb.tail
-        head = self.memory.view[data : tail if tail - data < HEAD_BYTES else data + HEAD_BYTES].tobytes()
-        if not is_carried(head, tail - data, skb.shinfo.gso_size):
-            self.effects.append(FrameDropped(BRIDGE_PLACE, "neither TCP nor UDP over IPv4, or headers that are not whole"))
+        data = skb.data
+        linear = skb.tail - data
+        head = self.memory.view[data : data + HEAD_BYTES].tobytes()  # a whole cell lies there, however short the packet
+        if not is_carried(head, linear, skb.shinfo.gso_size):
+            self.effects.append(FrameDropped(BRIDGE_PLACE, "neither TCP nor UDP over IPv4, or broken headers"))
             kfree_skb(skb)
             return
-        vif = self.vif_by_mac.get(head[:6])
         if self.ring_watched:
-            linear = skb_linear(skb)
-            self._passed(RING_PLACE, dissect(linear, self.config.addresses, skb_length(skb) - len(linear)))
+            self._passed(RING_PLACE, dissect(skb_linear(skb), self.config.addresses, skb_length(skb) - linear))
+        vif = self.vif_by_mac.get(head[:6])
         if vif is None:
             self.nic.xmit(skb, now)
             return
@@ -189,19 +196,22 @@ class Backend(NicWatcher):
             vif = self.vif_by_mac.get(frame[:6])
             if vif is not None:
                 vif.queue_frame(frame)
-        for vif in self.vifs.values():
-            if vif.rx_queue:
-                vif.deliver(self.hypervisor)
+        # They are delivered at the end of the event, see `_settle`.
 
     # --- the end of every event ---------------------------------------------------------------------------------------
 
-    def _finish_burst(self, now: Time) -> None:
-        seen = self._own_facts(0, now) if self.waits_for_itself else 0
+    def _finish_watched(self, now: Time) -> None:
+        """Settle as often as what this machine records switches a rule of its own."""
+        seen = self._own_facts(0, now)
         self._settle(now)
         while self.waits_for_itself and seen < len(self.effects):
             seen = self._own_facts(seen, now)
             self._settle(now)
-        frames = self.nic.take_frames()
+
+    def _send(self, frames: list[bytes]) -> None:
+        if len(frames) <= BURST_MAX:
+            self.effects.append(Send(self.config.network, Frames(tuple(frames))))
+            return
         for start in range(0, len(frames), BURST_MAX):
             burst = Frames(tuple(frames[start : start + BURST_MAX]))
             self.effects.append(Send(self.config.network, burst))
@@ -223,7 +233,7 @@ class Backend(NicWatcher):
 
     def _boot(self, now: Time) -> None:
         for rule in self.rules:
-            if rule.state is ACTIVE:
+            if rule.state == ACTIVE:
                 self._close(rule)
         for guest in self.vifs:
             self.effects.append(Send(guest, Xenbus(INIT_WAIT, backend_features(self.config.gso))))
@@ -268,7 +278,7 @@ class Backend(NicWatcher):
 
         Looks at the effects from position *seen* on and returns where it has come to.
         """
-        while seen < len(self.effects) and any([rule.own_facts_awaited for rule in self.rules]):
+        while seen < len(self.effects) and any(rule.own_facts_awaited for rule in self.rules):
             effect = self.effects[seen]
             seen += 1
             if isinstance(effect, Fact):
@@ -277,7 +287,7 @@ class Backend(NicWatcher):
 
     def _switch(self, rule: RuleState) -> None:
         self._look_out()
-        if rule.state is ACTIVE:
+        if rule.state == ACTIVE:
             self._close(rule)
         else:
             self._open(rule)
@@ -287,7 +297,7 @@ class Backend(NicWatcher):
         places = {rule.rule.place for rule in self.rules if rule.frames_awaited}
         self.nic_watched = NIC_PLACE in places
         self.ring_watched = RING_PLACE in places
-        self.waits_for_itself = any([rule.own_facts_awaited for rule in self.rules])
+        self.waits_for_itself = any(rule.own_facts_awaited for rule in self.rules)
 
     def _close(self, rule: RuleState) -> None:
         if rule.rule.place == NIC_PLACE:
@@ -303,7 +313,7 @@ class Backend(NicWatcher):
         else:
             waiting = sum(vif.tx.unconsumed_requests() for vif in self.vifs.values() if vif.tx is not None)
         self.effects.append(GateOpened(rule.rule.name, place, waiting))
-        if any(other.state is ACTIVE and other.rule.place == place for other in self.rules):
+        if any(other.state == ACTIVE and other.rule.place == place for other in self.rules):
             return
         if place == NIC_PLACE:
             self.nic.open()
@@ -353,13 +363,16 @@ class Backend(NicWatcher):
 def is_carried(head: bytes, linear: int, gso_size: int) -> bool:
     """Say whether the host can carry a packet: IPv4 with TCP or UDP, its headers whole within *linear* bytes.
 
-    *head* is the first `HEAD_BYTES` of them. Only TCP without options can be cut (*gso_size*). What a guest sends must
-    never stop the host; Linux's skb_checksum_setup drops what it cannot make sense of, too.
+    *head* is `HEAD_BYTES` from the packet's first one on; beyond *linear* they mean nothing. Only TCP without options
+    can be cut (*gso_size*). What a guest sends must never stop the host; Linux's skb_checksum_setup drops what it
+    cannot make sense of, too.
     """
-    if head[12:15] != ETH_IPV4 or len(head) < 34:
+    if head[12:15] != ETH_IPV4 or linear < 34:
         return False
     if head[23] == IPPROTO_TCP:
-        offset = head[46] >> 4 if len(head) == HEAD_BYTES else 0
+        if linear < HEAD_BYTES:
+            return False
+        offset = head[46] >> 4
         return offset == 5 or (offset > 5 and not gso_size and 34 + offset * 4 <= linear)
     is_fragment = head[20] & 0x3F or head[21]
-    return head[23] == IPPROTO_UDP and not gso_size and bool(is_fragment or len(head) >= 42)
+    return head[23] == IPPROTO_UDP and not gso_size and bool(is_fragment or linear >= 42)

@@ -2,7 +2,8 @@
 
     application -> NFS client -> RPC -> TCP or UDP -> netfront -> ring        and the replies the same way back
 
-What decides the story is one line, `strategy.replied(write)`: the reply is in, may the application have its buffer back?
+What decides the story is one line, `strategy.replied(write)`: the reply is in, may the application have its buffer
+back?
 """
 
 from collections.abc import Sequence
@@ -25,11 +26,11 @@ from lateack.nodes.facts import (
 from lateack.nodes.memory.grants import GrantTable
 from lateack.nodes.memory.pages import PAGE_SIZE, HeadSlab, Memory, Page, PagePool
 from lateack.nodes.messages import Message, Notify, Xenbus
-from lateack.nodes.node import Audit, Boot, Effect, Event, Received, Send, SetTimer, Time, TimerFired
+from lateack.nodes.node import Audit, Effect, Event, Received, Send, SetTimer, Time, TimerFired
 from lateack.nodes.split.netfront import Netfront
 from lateack.nodes.split.xenbus import CONNECTED, FIRST_FREE_FRAME, GRANT_FRAME, INIT_WAIT
 from lateack.nodes.stack.host import HostAddress, IpStack
-from lateack.nodes.stack.tcp import CLOSE_WAIT, CLOSED, ESTABLISHED, TIME_WAIT, TcpParameters, TcpSocket
+from lateack.nodes.stack.tcp import CLOSE_WAIT, CLOSED, ESTABLISHED, MAY_SEND, TIME_WAIT, TcpParameters, TcpSocket
 from lateack.nodes.stack.tcp_output import tcp_sendmsg
 from lateack.nodes.stack.udp import UdpSocket, udp_sendmsg
 from lateack.nodes.storage import nfs, nfs_calls, nfs_replies
@@ -80,7 +81,8 @@ class NfsWrite:
     """One WRITE of the application, from its call to its completion."""
 
     __slots__ = (
-        "buffer", "count", "data", "done", "issued_at", "offset", "replied", "token", "transmissions", "verifier", "xid",
+        "buffer", "count", "data", "done", "issued_at", "offset", "replied", "token", "transmissions", "verifier",
+        "xid",
     )  # fmt: skip
 
     def __init__(self, buffer: PageBuffer, now: Time) -> None:
@@ -142,34 +144,38 @@ class Guest:
 
     def handle(self, event: Event, now: Time) -> Sequence[Effect]:
         """Take one event at `now`; see `Node`."""
-        match event:
-            case Received():
-                self._received(event.message, now)
-            case TimerFired():
-                self._timer(event.name, now)
-            case Boot():
-                pass
-            case Audit():
-                self._audit()
+        if isinstance(event, Received):
+            message = event.message
+            if isinstance(message, Notify):
+                self._interrupt(now)
+            else:
+                self._received(message, now)
+        elif isinstance(event, TimerFired):
+            self._timer(event.name, now)
+        elif isinstance(event, Audit):
+            self._audit()
         if self.completed:
             self._run_application(now)
-        self.stack.flush(now)
+        if self.stack.touched:
+            self.stack.flush(now)
         if self.netfront.unpushed:
             self.netfront.flush()
-        if self.rpc.deadline is not None:
-            self._arm_rpc()
-        done = self.effects.copy()
-        self.effects.clear()
+        deadline = self.rpc.deadline
+        if deadline is not None and (self.rpc_armed is None or deadline < self.rpc_armed):
+            # The earliest call timeout; an earlier wake-up that is on its way does as well.
+            self.rpc_armed = deadline
+            self.effects.append(SetTimer(RPC_TIMER, deadline))
+        effects = self.effects
+        if not effects:
+            return []
+        done = effects.copy()
+        effects.clear()
         return done
 
     def _received(self, message: Message, now: Time) -> None:
-        match message:
-            case Notify():
-                self._interrupt(now)
-            case Xenbus():
-                self._backend_changed(message.state, message.keys, now)
-            case _:
-                raise AssertionError(f"a guest has no use for {message}")
+        """Take what is no kick of the event channel."""
+        assert isinstance(message, Xenbus), f"a guest has no use for {message}"
+        self._backend_changed(message.state, message.keys, now)
 
     def close(self) -> None:
         """Let go of the machine's memory; see `Node`."""
@@ -203,9 +209,9 @@ class Guest:
             self.effects.append(
                 WriteCompleted(write.xid, self.config.file, write.offset, write.count, now - write.issued_at)
             )
-            if self.copier.refill(write.buffer):
+            if not self.over and self.copier.refill(write.buffer):
                 self._write(write.buffer, now)
-        if self.copier.finished() and not self.closing:
+        if self.copier.finished() and not self.closing and not self.over:
             self._finish(now)
 
     def _write(self, buffer: PageBuffer, now: Time) -> None:
@@ -246,6 +252,8 @@ class Guest:
 
     def _transmit(self, request: RpcRequest, now: Time) -> None:
         """Hand a call to the transport; every transmission asks the strategy anew what of the pages may go down."""
+        if self.socket is not None and self.socket.state not in MAY_SEND:
+            return  # Linux would connect anew (xprt_connect); this guest gives up, see `_watch_connection`
         self.rpc.transmitted(request, now)
         self.effects.append(CallTransmitted(request.xid, request.proc, request.transmissions))
         head, tail = request.head, request.tail
@@ -364,19 +372,19 @@ class Guest:
                 self.socket = self.stack.connect(self.config.server, NFS_PORT, now)
 
     def _interrupt(self, now: Time) -> None:
-        stack = self.stack
-        connected = self.socket is not None and self.socket.state == ESTABLISHED
         frames = self.netfront.interrupt(now)
         if not frames:
             return
-        stack.receive_burst(frames, now)
         sk = self.socket
+        before = None if sk is None else sk.state
+        self.stack.receive_burst(frames, now)
         if sk is not None:
-            if not connected and sk.state == ESTABLISHED:
+            if before != ESTABLISHED and sk.state == ESTABLISHED:
                 self._open_file(now)
             if sk.received:
                 self._read_replies(sk, now)
-            self._watch_connection(sk, now)
+            if sk.state != ESTABLISHED:
+                self._watch_connection(sk, now)
         elif self.udp is not None:
             for _, _, record in self.udp.take_received():
                 self._reply(record, now)
@@ -408,20 +416,13 @@ class Guest:
                 self._watch_connection(self.socket, now)
             return
         self.rpc_armed = None
-        majors = self.rpc.major_timeouts
         for request, wants in self.rpc.expired(now):
-            self.effects.append(CallTimedOut(request.xid, self.rpc.major_timeouts > majors))
+            # A minor timeout counts up, a major one starts the count again.
+            self.effects.append(CallTimedOut(request.xid, wants == FAILED or not request.retries))
             if wants == FAILED:
                 self._fail("a call timed out (soft mount)")
             else:
                 self._transmit(request, now)
-
-    def _arm_rpc(self) -> None:
-        """Ask to be woken for the earliest call timeout, unless an earlier wake-up is on its way."""
-        deadline = self.rpc.deadline
-        if deadline is not None and (self.rpc_armed is None or deadline < self.rpc_armed):
-            self.rpc_armed = deadline
-            self.effects.append(SetTimer(RPC_TIMER, deadline))
 
     # --- audit --------------------------------------------------------------------------------------------------------
 
@@ -432,14 +433,15 @@ class Guest:
             "grants": self.grants.in_use - 2 - offered,
             "unanswered requests": netfront.tx.size - len(netfront.free_ids),
             "queued packets": len(netfront.queue),
-            "page references": sum(page.refs - 1 for buffer in self.copier.buffers for page in buffer.pages),
+            "page references": sum([page.refs - 1 for buffer in self.copier.buffers for page in buffer.pages]),
             "socket buffers": self.slab.outstanding,
             "kernel pages": self.kernel_pages.outstanding - len(self.slab.pages) - offered,
             "calls without a reply": len(self.rpc.pending),
         }
-        for what, count in left.items():
-            if count and netfront.tx.req_prod_pvt:
-                self.effects.append(LeftOver(what, count))
+        if netfront.tx.req_prod_pvt:
+            for what, count in left.items():
+                if count:
+                    self.effects.append(LeftOver(what, count))
         counted = {
             "copied_bytes": self.copied_bytes,
             "payload_bytes": self.payload_bytes,

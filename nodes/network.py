@@ -1,7 +1,8 @@
 """The network: raw frames in, raw frames out, late, lost, held or dropped in between.
 
-Each direction of the path has a delay, jitter that never reorders, and a loss rate, drawn from dice that the machine was
-handed. Rules hold frames that match from one event until another. Frames are forwarded by destination address alone.
+Each direction of the path has a delay, jitter that never reorders, and a loss rate, drawn from dice that the machine
+was handed. Rules hold frames that match from one event until another. Frames are forwarded by destination address
+alone.
 """
 
 import random
@@ -12,8 +13,8 @@ import msgspec
 
 from lateack.nodes.facts import Fact, FrameHeld, FrameLost, FramesReleased
 from lateack.nodes.messages import Frames, Message, Noticed
-from lateack.nodes.node import Audit, Boot, Effect, Event, Received, Send, SetTimer, Time, TimerFired
-from lateack.nodes.rules import OVER, Rule, RuleState
+from lateack.nodes.node import Effect, Event, Received, Send, SetTimer, Time, TimerFired
+from lateack.nodes.rules import ACTIVE, OVER, Rule, RuleState
 from lateack.nodes.stack.dissect import Dissection, dissect
 
 BURST_MAX = 64
@@ -31,7 +32,7 @@ class LinkConfig(msgspec.Struct, frozen=True):
 
 
 class NetworkConfig(msgspec.Struct, frozen=True):
-    """What the network is told at boot: which link leads to which address, who has which IPv4 address, and its rules."""
+    """What the network is told at boot: which link leads to which address, who has which IPv4 address, its rules."""
 
     name: str
     links: tuple[LinkConfig, ...]
@@ -44,14 +45,20 @@ class NetworkConfig(msgspec.Struct, frozen=True):
 class Link:
     """Frames under way to one machine, in their order: (due, frame)."""
 
-    __slots__ = ("armed", "config", "dice", "frames", "last_due")
+    __slots__ = ("armed", "config", "delay", "dice", "frames", "last_due", "target")
 
     def __init__(self, config: LinkConfig, seed: int) -> None:
         self.config = config
+        self.target = config.target
+        self.delay = config.delay
         self.dice = random.Random(f"{seed} {config.target}") if config.loss or config.jitter else None
         self.frames: deque[tuple[int, bytes]] = deque()
         self.last_due = 0
         self.armed: int | None = None
+
+
+NOWHERE = Link(LinkConfig("", 0), 0)
+"""Where a frame to an unknown address would have gone; nothing ever does."""
 
 
 class Network:
@@ -65,33 +72,32 @@ class Network:
         self.by_mac = {mac: self.links[target] for mac, target in config.links_by_mac.items()}
         self.rules = [RuleState(rule, config.name) for rule in config.rules]
         self.judging = self.changed = bool(self.rules)
-        self.waits_for_itself = any([rule.own_facts_awaited for rule in self.rules])
-        self.nowhere = Link(LinkConfig("", 0), config.seed)
+        self.waits_for_itself = any(rule.own_facts_awaited for rule in self.rules)
         self.held: dict[str, list[bytes]] = {rule.name: [] for rule in config.rules}
 
     def handle(self, event: Event, now: Time) -> Sequence[Effect]:
         """Take one event at `now`; see `Node`."""
-        match event:
-            case TimerFired():
-                self._deliver(self.links[event.name], now)
-            case Received():
-                self._received(event.message, now)
-            case Boot() | Audit():
-                pass
-        if self.changed or (self.waits_for_itself and self.effects):
+        if isinstance(event, Received):
+            message = event.message
+            if isinstance(message, Frames):
+                self._enqueue(self._judge(message.frames) if self.judging else message.frames, now)
+            else:
+                self._received(message, now)
+        elif isinstance(event, TimerFired):
+            self._deliver(self.links[event.name], now)
+        effects = self.effects
+        if self.changed or (self.waits_for_itself and effects):
             self._own_facts(now)
-        done = self.effects.copy()
-        self.effects.clear()
+        if not effects:
+            return []
+        done = effects.copy()
+        effects.clear()
         return done
 
     def _received(self, message: Message, now: Time) -> None:
-        match message:
-            case Frames():
-                self._enqueue(self._judge(message.frames) if self.judging else message.frames, now)
-            case Noticed():
-                self._fact_occurred(message.node, message.fact, now)
-            case _:
-                raise AssertionError(f"the network has no use for {message}")
+        """Take what is no burst of frames."""
+        assert isinstance(message, Noticed), f"the network has no use for {message}"
+        self._fact_occurred(message.node, message.fact, now)
 
     def close(self) -> None:
         """The network has no memory of its own to let go of; see `Node`."""
@@ -103,49 +109,53 @@ class Network:
     # --- links --------------------------------------------------------------------------------------------------------
 
     def _enqueue(self, frames: Sequence[bytes], now: Time) -> None:
-        links: list[Link] = []
+        at_once: list[Link] = []
         for frame in frames:
             link = self.by_mac.get(frame[:6])
             if link is None:
                 continue  # no such address: a switch would flood it, and nobody would take it
-            due = now + link.config.delay
+            due = now + link.delay
             if link.dice is not None:
                 if link.config.loss and link.dice.random() < link.config.loss:
                     self._lost(link, frame)
                     continue
                 if link.config.jitter:
                     due = max(link.last_due, due + link.dice.randrange(link.config.jitter + 1))
-            if len(link.frames) >= LINK_FRAMES_MAX:
+            waiting = link.frames
+            if len(waiting) >= LINK_FRAMES_MAX:
                 self._lost(link, frame)
                 continue
             link.last_due = due
-            link.frames.append((due, frame))
+            waiting.append((due, frame))
             if link.armed is None:
                 link.armed = due
-                links.append(link)
-        for link in links:
-            assert link.armed is not None
-            self.effects.append(SetTimer(link.config.target, link.armed))
+                if due > now:
+                    self.effects.append(SetTimer(link.target, due))
+                else:
+                    at_once.append(link)
+        for link in at_once:
+            self._deliver(link, now)
 
     def _deliver(self, link: Link, now: Time) -> None:
         """Hand over every frame that is due, in bursts, and wake up for the next."""
         frames = link.frames
         burst: list[bytes] = []
-        target = link.config.target
         while frames and frames[0][0] <= now:
-            burst.append(frames.popleft()[1])
             if len(burst) == BURST_MAX:
-                self.effects.append(Send(target, Frames(tuple(burst))))
-                burst = []
+                self.effects.append(Send(link.target, Frames(tuple(burst))))
+                burst.clear()
+            burst.append(frames.popleft()[1])
         if burst:
-            self.effects.append(Send(target, Frames(tuple(burst))))
-        link.armed = frames[0][0] if frames else None
-        if link.armed is not None:
-            self.effects.append(SetTimer(target, link.armed))
+            self.effects.append(Send(link.target, Frames(tuple(burst))))
+        if frames:
+            link.armed = frames[0][0]
+            self.effects.append(SetTimer(link.target, link.armed))
+        else:
+            link.armed = None
 
     def _lost(self, link: Link, frame: bytes, rule: str = "") -> None:
         seen = dissect(frame, self.config.addresses)
-        self.effects.append(FrameLost(link.config.target, seen.flow, seen.seq, seen.length, rule))
+        self.effects.append(FrameLost(link.target, seen.flow, seen.seq, seen.length, rule))
 
     # --- rules --------------------------------------------------------------------------------------------------------
 
@@ -158,18 +168,18 @@ class Network:
                 continue
             passed.append(frame)
             for rule in self.rules:
-                if rule.frame_passed(seen):
+                if rule.frames_awaited and rule.frame_passed(seen):
                     self.changed = True
-                    if rule.state is OVER:
+                    if rule.state == OVER:
                         passed += self._take_held(rule)  # now, so that nothing of this burst overtakes them
         return passed
 
     def _kept(self, frame: bytes, seen: Dissection) -> bool:
         for rule in self.rules:
-            if not rule.picks(seen):
+            if rule.state is not ACTIVE or not rule.picks(seen):
                 continue
             if rule.rule.action == "drop":
-                self._lost(self.by_mac.get(frame[:6], self.nowhere), frame, rule.rule.name)
+                self._lost(self.by_mac.get(frame[:6], NOWHERE), frame, rule.rule.name)
             else:
                 self.held[rule.rule.name].append(frame)
                 self.effects.append(FrameHeld(rule.rule.name, seen.flow, seen.seq, seen.ack, seen.length))
@@ -184,7 +194,7 @@ class Network:
     def _own_facts(self, now: Time) -> None:
         """Rules may wait for what this very machine records, and frames may have ended one: act on both."""
         seen = 0
-        while seen < len(self.effects) and any([rule.own_facts_awaited for rule in self.rules]):
+        while seen < len(self.effects) and any(rule.own_facts_awaited for rule in self.rules):
             effect = self.effects[seen]
             seen += 1
             if isinstance(effect, Fact):
@@ -194,10 +204,10 @@ class Network:
     def _release(self, now: Time) -> None:
         """Let the frames of every rule that is over go on, in the order in which they came."""
         self.changed = False
-        self.judging = any([rule.looks_at_frames() for rule in self.rules])
-        self.waits_for_itself = any([rule.own_facts_awaited for rule in self.rules])
+        self.judging = any(rule.looks_at_frames() for rule in self.rules)
+        self.waits_for_itself = any(rule.own_facts_awaited for rule in self.rules)
         for rule in self.rules:
-            if rule.state is OVER and self.held[rule.rule.name]:
+            if rule.state == OVER and self.held[rule.rule.name]:
                 self._enqueue(self._take_held(rule), now)
 
     def _take_held(self, rule: RuleState) -> list[bytes]:

@@ -79,5 +79,5 @@ class Node(Protocol):
         ...
 
     def close(self) -> None:
-        """Let go of memory at once; the machine is not used again. (Machines are full of cycles, and pages are large.)"""
+        """Let go of memory at once; the machine is not used again. (Machines are full of cycles, pages are large.)"""
         ...

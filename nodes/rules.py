@@ -1,8 +1,8 @@
 """Causal rules: from one event until another, something is held, gated or dropped; judged where the rule acts.
 
-A rule waits for *frames* that pass its own place and for *facts*, its own machine's or another's (the world brings those
-that a rule waits for, see `Noticed`). It never waits for a time: a story made of such rules ends the same way on any
-machine, however fast or slow.
+A rule waits for *frames* that pass its own place and for *facts*, its own machine's or another's (the world brings
+those that a rule waits for, see `Noticed`). It never waits for a time: a story made of such rules ends the same way on
+any machine, however fast or slow.
 """
 
 from collections.abc import Sequence
@@ -29,11 +29,12 @@ class FrameMatch(msgspec.Struct, frozen=True):
     def fits(self, frame: Dissection) -> bool:
         """Say whether a dissected frame is one of those meant."""
         return (
-            (self.source is None or self.source == frame.source)
+            # First what tells most frames apart.
+            (self.rpc is None or self.rpc == frame.rpc)
+            and (self.kind is None or self.kind == frame.kind)
+            and (self.source is None or self.source == frame.source)
             and (self.target is None or self.target == frame.target)
             and (self.protocol is None or self.protocol == frame.protocol)
-            and (self.rpc is None or self.rpc == frame.rpc)
-            and (self.kind is None or self.kind == frame.kind)
         )
 
 
@@ -79,12 +80,16 @@ class Rule(msgspec.Struct, frozen=True):
 
 
 WAITING, ACTIVE, OVER = "waiting", "active", "over"
+NO_FRAMES: tuple[FrameMatch, ...] = ()
+NO_FACTS: frozenset[str] = frozenset()
 
 
 class RuleState:
     """Where one rule stands: it waits for `since`, acts, and is over after `until`."""
 
-    __slots__ = ("facts_awaited", "frames_awaited", "matched", "own_facts_awaited", "owner", "rule", "seen", "state")
+    __slots__ = (
+        "awaited", "facts_awaited", "frames_awaited", "matched", "own_facts_awaited", "owner", "rule", "seen", "state",
+    )  # fmt: skip
 
     def __init__(self, rule: Rule, owner: str = "") -> None:
         """Start a rule at the machine *owner*, whose own facts it will see, too."""
@@ -96,53 +101,54 @@ class RuleState:
 
     def looks_at_frames(self) -> bool:
         """Say whether frames that pass mean anything to the rule now."""
-        return bool(self.frames_awaited) or (self.state is ACTIVE and self.rule.action != "gate")
+        return bool(self.frames_awaited) or (self.state == ACTIVE and self.rule.action != "gate")
 
     def frame_passed(self, frame: Dissection) -> bool:
         """Take note of a frame that has passed the rule's place; return whether the rule's state changed."""
-        if not self.frames_awaited or not any([match.fits(frame) for match in self.frames_awaited]):
-            return False
-        return self._count()
+        for match in self.frames_awaited:
+            if match.fits(frame):
+                return self._count()
+        return False
 
     def fact_occurred(self, node: str, fact: Fact) -> bool:
         """Take note of a fact; return whether the rule's state changed."""
         if type(fact).__name__ not in self.facts_awaited:
             return False
-        trigger = self._awaited()
-        if trigger is None or not any(match.fits(node, fact) for match in trigger.facts):
-            return False
-        return self._count()
+        trigger = self.awaited
+        assert trigger is not None
+        for match in trigger.facts:
+            if match.fits(node, fact):
+                return self._count()
+        return False
 
     def picks(self, frame: Dissection) -> bool:
         """Say whether an active hold or drop applies to this frame."""
-        if self.state is not ACTIVE or not self.rule.frames.fits(frame):
+        if self.state != ACTIVE or not self.rule.frames.fits(frame):
             return False
         self.matched += 1
         return not self.rule.nth or self.matched in self.rule.nth
 
-    def _awaited(self) -> Trigger | None:
-        if self.state is WAITING:
-            return self.rule.since
-        return self.rule.until if self.state is ACTIVE else None
-
     def _count(self) -> bool:
-        trigger = self._awaited()
+        trigger = self.awaited
         assert trigger is not None
         self.seen += 1
         if self.seen < trigger.nth:
             return False
         self.seen = 0
-        self._enter(ACTIVE if self.state is WAITING else OVER)
+        self._enter(ACTIVE if self.state == WAITING else OVER)
         return True
 
     def _enter(self, state: str) -> None:
         """Take the next state and keep at hand what it waits for."""
         self.state = state
-        trigger = self._awaited()
-        self.frames_awaited = trigger.frames if trigger else ()
-        facts = trigger.facts if trigger else ()
-        self.facts_awaited = frozenset(match.fact for match in facts)
-        self.own_facts_awaited = any(match.node in (None, self.owner) for match in facts)
+        trigger = self.rule.since if state == WAITING else self.rule.until if state == ACTIVE else None
+        self.awaited = trigger
+        self.frames_awaited = NO_FRAMES if trigger is None else trigger.frames
+        self.facts_awaited = NO_FACTS
+        self.own_facts_awaited = False
+        if trigger is not None and trigger.facts:
+            self.facts_awaited = frozenset([match.fact for match in trigger.facts])
+            self.own_facts_awaited = any(match.node in (None, self.owner) for match in trigger.facts)
 
 
 def facts_awaited(rules: Sequence[Rule]) -> frozenset[str]:

@@ -1,6 +1,6 @@
 """The NFS server: a card, an IP stack, RPC records, and the file service with its duplicate request cache.
 
-    frames -> NIC -> TCP or UDP -> RPC records -> NFS procedures -> the store       and the replies the same way back
+frames -> NIC -> TCP or UDP -> RPC records -> NFS procedures -> the store       and the replies the same way back
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ import msgspec
 from lateack.nodes.facts import ConnectionReset, Counted, DuplicateCall, FileAtRest, LeftOver, WriteExecuted
 from lateack.nodes.memory.pages import HeadSlab, Memory, PagePool
 from lateack.nodes.messages import Frames
-from lateack.nodes.node import Audit, Boot, Effect, Event, Received, Send, Time, TimerFired
+from lateack.nodes.node import Boot, Effect, Event, Received, Send, Time, TimerFired
 from lateack.nodes.stack.host import HostAddress, IpStack
 from lateack.nodes.stack.nic import Nic
 from lateack.nodes.stack.packets import address_text, digest_of
@@ -19,8 +19,8 @@ from lateack.nodes.stack.tcp import CLOSE_WAIT, MAY_SEND, TcpParameters, TcpSock
 from lateack.nodes.stack.tcp_output import tcp_sendmsg
 from lateack.nodes.stack.udp import UdpSocket, udp_sendmsg
 from lateack.nodes.storage import server_events
-from lateack.nodes.storage.nfs import TRANSFER_BYTES_MAX, NfsError
 from lateack.nodes.storage.drc import DuplicateRequestCache, Mode
+from lateack.nodes.storage.nfs import TRANSFER_BYTES_MAX, NfsError
 from lateack.nodes.storage.nfs_server import NfsServer
 from lateack.nodes.storage.rpc import RecordReader, RecordTooLong, record_mark
 from lateack.nodes.storage.store import Store
@@ -78,22 +78,28 @@ class Server:
 
     def handle(self, event: Event, now: Time) -> Sequence[Effect]:
         """Take one event at `now`; see `Node`."""
-        match event:
-            case Received():
-                assert isinstance(event.message, Frames), "only frames come to the server"
-                self._receive(event.message.frames, now)
-            case TimerFired():
-                self.stack.timer_fired(event.name, now)
-            case Boot():
-                self.stack.listen(NFS_PORT)
-                self.udp = self.stack.bind_udp(NFS_PORT)
-            case Audit():
-                self._audit()
-        self.stack.flush(now)
+        if isinstance(event, Received):
+            message = event.message
+            assert isinstance(message, Frames), "only frames come to the server"
+            self._receive(message.frames, now)
+        elif isinstance(event, TimerFired):
+            self.stack.timer_fired(event.name, now)
+        elif isinstance(event, Boot):
+            self.stack.listen(NFS_PORT)
+            self.udp = self.stack.bind_udp(NFS_PORT)
+        else:
+            self._audit()
+        if self.stack.touched:
+            self.stack.flush(now)
         frames = self.nic.take_frames()
         effects = self.effects
-        for start in range(0, len(frames), BURST_MAX):
-            effects.append(Send(self.config.network, Frames(tuple(frames[start : start + BURST_MAX]))))
+        if frames:
+            if len(frames) <= BURST_MAX:
+                effects.append(Send(self.config.network, Frames(tuple(frames))))
+            else:
+                self._send_bursts(frames)
+        if not effects:
+            return []
         done = effects.copy()
         effects.clear()
         return done
@@ -108,6 +114,10 @@ class Server:
     def pending(self) -> int:
         """Replies that the clients have not acknowledged yet."""
         return self.stack.pending()
+
+    def _send_bursts(self, frames: Sequence[bytes]) -> None:
+        for start in range(0, len(frames), BURST_MAX):
+            self.effects.append(Send(self.config.network, Frames(tuple(frames[start : start + BURST_MAX]))))
 
     def _receive(self, frames: Sequence[bytes], now: Time) -> None:
         stack = self.stack
@@ -141,7 +151,7 @@ class Server:
     def _serve_udp(self, sk: UdpSocket, now: Time) -> None:
         for address, port, record in sk.take_received():
             reply = self._serve(record, (address_text(address), port), address, now)
-            if reply is not None:
+            if reply is not None and address in self.config.neighbours:  # a forged source has no way back
                 frags = pages_holding(reply[REPLY_HEAD_BYTES:], self.pool)
                 udp_sendmsg(sk, (address, port), reply[:REPLY_HEAD_BYTES], frags, b"", reply, now)
 
@@ -156,17 +166,12 @@ class Server:
         """Turn what the service says happened into facts."""
         effects = self.effects
         for event in events:
-            match event:
-                case server_events.WriteExecuted():
-                    self.files[event.name] = None
-                    effects.append(
-                        WriteExecuted(event.xid, client, event.name, event.offset, event.count, event.digest)
-                    )
-                case server_events.DuplicateSeen():
-                    outcome = "executed" if event.outcome == "executed-again" else event.outcome
-                    effects.append(DuplicateCall(event.xid, client, event.proc, outcome, event.payload_differs))
-                case server_events.CommitExecuted() | server_events.OperationFailed():
-                    pass
+            if isinstance(event, server_events.WriteExecuted):
+                self.files[event.name] = None
+                effects.append(WriteExecuted(event.xid, client, event.name, event.offset, event.count, event.digest))
+            elif isinstance(event, server_events.DuplicateSeen):
+                outcome = "executed" if event.outcome == "executed-again" else event.outcome
+                effects.append(DuplicateCall(event.xid, client, event.proc, outcome, event.payload_differs))
 
     def _audit(self) -> None:
         effects = self.effects

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from lateack.cluster import show
 from lateack.cluster.bench import commands, live_world, virtual_world
-from lateack.cluster.bench.figures import Bench, Compared, Share, this_machine
+from lateack.cluster.bench.figures import Bench, Figures, Shares, this_machine
 from lateack.cluster.bench.report import print_bench
 from lateack.cluster.folders import OUT, FolderError
 
@@ -58,9 +58,9 @@ def main(argv: Sequence[str]) -> int:
 def measure(worlds: list[str], seconds: float) -> Bench:
     """Measure the named worlds, each figure for about so many seconds; raises LateackError where one cannot run."""
     machine = this_machine()
-    virtual: dict[str, Compared] = {}
-    ray: dict[str, Compared] = {}
-    busiest: dict[str, list[Share]] = {}
+    virtual: Figures = {}
+    ray: Figures = {}
+    busiest: Shares = {}
     with _saying() as say:
         if "virtual" in worlds:
             say("stories and packets in the virtual world")

@@ -33,11 +33,19 @@ class Compared(msgspec.Struct, frozen=True):
     """What the figure was measured on, and what else came of it; units are in the names."""
 
 
+Figures = dict[str, Compared]
+"""Figures by their short names."""
+
+
 class Share(msgspec.Struct, frozen=True):
     """Who spends the time: a module by its own processor time, or a machine's process, as a share of the whole."""
 
     where: str
     share: float
+
+
+Shares = dict[str, list[Share]]
+"""By figure, who spends its time, the greediest first."""
 
 
 class Bench(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -46,17 +54,21 @@ class Bench(msgspec.Struct, frozen=True, omit_defaults=True):
     machine: dict[str, str | int | tuple[float, ...]]
     seconds: float
     """How long each figure was measured for, all rounds together."""
-    virtual: dict[str, Compared]
-    ray: dict[str, Compared]
+    virtual: Figures
+    ray: Figures
     commands: dict[str, Series]
     """Wall seconds from a command to its end."""
-    busiest: dict[str, list[Share]]
-    """By figure, who spends its time, the greediest first."""
+    busiest: Shares
 
 
 def series(what: str, unit: str, rounds: Sequence[float]) -> Series:
     """Return what the rounds found."""
-    return Series(what, unit, median(rounds), tuple(rounds))
+    return Series(what, unit, middle(rounds), tuple(rounds))
+
+
+def middle(rounds: Sequence[float]) -> float:
+    """Return what a quantity came to over all rounds: the median, so that one slow round moves nothing."""
+    return median(rounds)
 
 
 def compared(ours: Series, floor: Series, about: dict[str, float | dict[str, float]]) -> Compared:

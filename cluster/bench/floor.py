@@ -1,9 +1,9 @@
 """The live path without a protocol: the floor that requests per second are measured against.
 
-The same processes, rings, event channels and streams as in a run, and machines that do next to nothing: a sender fills
-page buffers and puts them on a ring, a relay copies them out of the granted pages and cuts them into frames, a hub hands
-the frames on, a sink stores them and answers each request with one small frame, which goes the same way back. There is
-no TCP, no RPC, no NFS, no socket buffer, and nobody keeps account of pages.
+The same processes, rings, event channels and streams as in a run, and machines that do next to nothing: a sender
+fills page buffers and puts them on a ring, a relay copies them out of the granted pages and cuts them into frames, a
+switch hands the frames on, a sink stores them and answers each request with one small frame, which goes the same way
+back. There is no TCP, no RPC, no NFS, no socket buffer, and nobody keeps account of pages.
 """
 
 from collections.abc import Mapping, Sequence
@@ -169,7 +169,8 @@ class Relay:
                 return [Send(GUEST, Xenbus(CONNECTED, {}))]
             case Frames(frames):
                 return self._receive(frames)
-        return self._transmit()
+            case _:
+                return self._transmit()
 
     def pending(self) -> int:
         """Return nothing: the sender knows what is left."""
@@ -285,11 +286,8 @@ class FloorPlan:
         self, name: str, *, memories: dict[str, Memory], store: Store | None, root: bytes, input: Path | None
     ) -> Node:
         """Return a fresh machine."""
-        match name:
-            case "guest1":
-                return Sender(memories[GUEST], self.shape)
-            case "backend":
-                return Relay(memories[GUEST], self.shape)
-            case "network":
-                return Switch()
-        return Sink(self.shape)
+        if name == GUEST:
+            return Sender(memories[GUEST], self.shape)
+        if name == BACKEND:
+            return Relay(memories[GUEST], self.shape)
+        return Switch() if name == NETWORK else Sink(self.shape)

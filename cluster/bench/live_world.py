@@ -1,8 +1,11 @@
 """The live world's speed: NFS writes per second over the whole path, beside the same path without a protocol.
 
-Both are carried by the same processes, one after the other in every round. Links have no delay here: what is measured is
-what a request costs, not what a network is told to cost. Processor time is that of the machines' processes, from the
+Both are carried by the same processes, one after the other in every round. Links have no delay here: what is measured
+is what a request costs, not what a network is told to cost. Processor time is that of the machines' processes, from the
 moment they are switched on; Ray's own processes and the one that looks on are not in it.
+
+There are two floors. One cuts a write into frames as our NIC does, so that as many frames cross; the other sends it in
+one frame, however long, which no network takes: that is what a stack could win at most by not cutting at all.
 """
 
 import time
@@ -13,11 +16,12 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from lateack.cluster import oracles
-from lateack.cluster.bench.figures import BenchFailed, Compared, Share, compared, series, shares
-from lateack.cluster.bench.floor import FloorPlan, Shape
+from lateack.cluster.bench.figures import BenchFailed, Compared, Figures, Shares, compared, middle, series, shares
+from lateack.cluster.bench.floor import GUEST, FloorPlan, Shape
 from lateack.cluster.live.plan import Part, Plan, ScenarioPlan
 from lateack.cluster.scenario import load
 from lateack.cluster.schema import Limits
+from lateack.cluster.topology import BACKEND, NETWORK, SERVER
 from lateack.cluster.trace import Trace
 from lateack.nodes.facts import Connected, CopyFinished, Counted, Fact, WriteCompleted, WriteIssued
 from lateack.nodes.memory.pages import Memory
@@ -27,9 +31,10 @@ from lateack.nodes.storage.store import Store
 if TYPE_CHECKING:
     from lateack.cluster.live import LiveSession
 
+PATH = (GUEST, BACKEND, NETWORK, SERVER)
 MTU = 1500
 HEADERS = 40  # IP and TCP, as the frames of a run carry them
-COUNTER = "bench_cpu_us"
+CPU_US, EVENTS = "bench_cpu_us", "bench_events"
 WARM_UP_REQUESTS = 100
 REQUESTS_MIN, REQUESTS_MAX = 32, 100_000
 LIMITS = Limits(idle_s=600)
@@ -51,19 +56,21 @@ LOADS = (Load("writes_4k", 4096, 16), Load("writes_64k", 65536, 8))
 
 
 class Metered:
-    """A machine that says at the end how much processor time its process took (us)."""
+    """A machine that says at the end how much processor time its process took (us), and for how many events."""
 
     def __init__(self, node: Node) -> None:
         self.node = node
         self.start = 0
+        self.events = 0
 
     def handle(self, event: Event, now: Time) -> Sequence[Effect]:
         """Let the machine handle it; see `Node`."""
+        self.events += 1
         if isinstance(event, Boot):
             self.start = time.process_time_ns()
         elif isinstance(event, Audit):
             spent = (time.process_time_ns() - self.start) // 1000
-            return [Counted(COUNTER, spent), *self.node.handle(event, now)]
+            return [Counted(CPU_US, spent), Counted(EVENTS, self.events), *self.node.handle(event, now)]
         return self.node.handle(event, now)
 
     def pending(self) -> int:
@@ -120,6 +127,8 @@ class Run(msgspec.Struct, frozen=True):
     seconds: float
     cpu_us: dict[str, float]
     """Processor time per request, by machine."""
+    events: dict[str, float]
+    """Events per request, by machine."""
 
     @property
     def rate(self) -> float:
@@ -166,19 +175,22 @@ RUNNERS: dict[str, Runner] = {"ours": run_ours, "floor": run_floor, "whole": run
 
 def _run(trace: Trace, requests: int, first: type[Fact], last: type[Fact]) -> Run:
     seconds = (trace.of_type(last)[-1][0] - trace.of_type(first)[0][0]) / 1e9
-    spent = {node: fact.amount / requests for _, _, node, fact in trace.of_type(Counted) if fact.name == COUNTER}
-    return Run(requests, seconds, spent)
+    return Run(requests, seconds, _counted(trace, CPU_US, requests), _counted(trace, EVENTS, requests))
 
 
-def measure(seconds: float, rounds: int, say: Callable[[str], None]) -> tuple[dict[str, Compared], dict[str, list[Share]]]:
+def _counted(trace: Trace, name: str, requests: int) -> dict[str, float]:
+    return {node: fact.amount / requests for _, _, node, fact in trace.of_type(Counted) if fact.name == name}
+
+
+def measure(seconds: float, rounds: int, say: Callable[[str], None]) -> tuple[Figures, Shares]:
     """Bring the world up, and measure each load and its floors in turns for about so many seconds each.
 
     Return the figures, and by figure which machine's process spends the time.
     """
     from lateack.cluster.live import LiveSession
 
-    figures: dict[str, Compared] = {}
-    busiest: dict[str, list[Share]] = {}
+    figures: Figures = {}
+    busiest: Shares = {}
     say("bringing Ray up")
     with LiveSession() as session:
         for each in LOADS:
@@ -202,22 +214,29 @@ def _figure(each: Load, runs: dict[str, list[Run]]) -> Compared:
     rates = {name: [run.rate for run in several] for name, several in runs.items()}
     ours = series(f"NFS writes of {each.size // 1024} KiB, {each.window} at a time", "requests/s", rates["ours"])
     floor = series(f"the same path without a protocol, frames of {MTU} bytes", "requests/s", rates["floor"])
-    whole = series("", "", rates["whole"])
+    whole = middle(rates["whole"])
     cpu = {name: _cpu(several) for name, several in runs.items()}
     about: dict[str, float | dict[str, float]] = {
         "requests_per_run": runs["ours"][0].requests,
         "mb_per_s": ours.value * each.size / 1e6,
         "floor_mb_per_s": floor.value * each.size / 1e6,
-        "whole_floor_requests_per_s": whole.value,
-        "ratio_to_whole_floor": ours.value / whole.value,
+        "whole_floor_requests_per_s": whole,
+        "ratio_to_whole_floor": ours.value / whole,
         "cpu_us_per_request": cpu["ours"],
         "floor_cpu_us_per_request": cpu["floor"],
         "whole_floor_cpu_us_per_request": cpu["whole"],
         "cpu_ratio": sum(cpu["floor"].values()) / sum(cpu["ours"].values()),
+        "events_per_request": _events(runs["ours"]),
+        "floor_events_per_request": _events(runs["floor"]),
     }
     return compared(ours, floor, about)
 
 
+def _events(runs: list[Run]) -> dict[str, float]:
+    """Return how many events each machine handled for a request: the fewer, the more came together."""
+    return {name: middle([run.events[name] for run in runs]) for name in PATH}
+
+
 def _cpu(runs: list[Run]) -> dict[str, float]:
     """Return each machine's median processor time per request (us)."""
-    return {name: series("", "us", [run.cpu_us[name] for run in runs]).value for name in runs[0].cpu_us}
+    return {name: middle([run.cpu_us[name] for run in runs]) for name in PATH}

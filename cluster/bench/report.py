@@ -4,9 +4,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lateack.cluster.bench.figures import Bench, Compared, Share
+from lateack.cluster.bench.figures import Bench, Compared, Figures, Share
 
 NAMED = 3  # of the places where time goes
+WHOLE = "whole_floor_requests_per_s"
 
 
 def print_bench(out: Console, bench: Bench) -> None:
@@ -34,28 +35,32 @@ def _print_machine(out: Console, bench: Bench) -> None:
     )
 
 
-def _print_compared(out: Console, title: str, figures: dict[str, Compared]) -> None:
+def _print_compared(out: Console, title: str, figures: Figures) -> None:
     out.print(Text(f"\n{title}", style="bold"))
     table = _table("figure", "ours", "bare floor", "ratio", "unit")
     for figure in figures.values():
         ours, floor = figure.ours, figure.floor
         table.add_row(ours.what, number(ours.value), number(floor.value), _ratio(figure.ratio), ours.unit)
         table.add_row(Text(f"  floor: {floor.what}", style="dim"))
+        if WHOLE in figure.about:
+            whole = _number(figure, WHOLE)
+            text = Text("  floor: the same without an MTU, each write in one frame", style="dim")
+            table.add_row(text, "", number(whole), _ratio(ours.value / whole))
     out.print(table)
 
 
-def _print_live_costs(out: Console, figures: dict[str, Compared]) -> None:
+def _print_live_costs(out: Console, figures: Figures) -> None:
     out.print()
     keys = ("cpu_us_per_request", "floor_cpu_us_per_request", "whole_floor_cpu_us_per_request")
     machines = list(_numbers(next(iter(figures.values())), keys[0]))
     table = _table("processor time per request, us", *machines, "all", "requests/s", "MB/s")
     for name, figure in figures.items():
-        rates = (figure.ours.value, figure.floor.value, _number(figure, "whole_floor_requests_per_s"))
+        rates = (figure.ours.value, figure.floor.value, _number(figure, WHOLE))
         bytes_each = _number(figure, "mb_per_s") / figure.ours.value
         for key, what, rate in zip(keys, ("ours", "bare floor", "bare floor, no MTU"), rates, strict=True):
             spent = _numbers(figure, key)
-            cells = [number(spent[machine]) for machine in machines]
-            table.add_row(f"{name}: {what}", *cells, number(sum(spent.values())), number(rate), number(rate * bytes_each))
+            numbers = [*(spent[machine] for machine in machines), sum(spent.values()), rate, rate * bytes_each]
+            table.add_row(f"{name}: {what}", *map(number, numbers))
     out.print(table)
 
 
@@ -70,7 +75,7 @@ def _print_commands(out: Console, bench: Bench) -> None:
 def _table(*headings: str) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for place, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if place and heading != "unit" else "left", no_wrap=True)
+        table.add_column(heading, justify="right" if place and heading != "unit" else "left", no_wrap=place > 0)
     return table
 
 

@@ -12,7 +12,17 @@ from time import process_time
 from types import CodeType
 
 from lateack.cluster import oracles
-from lateack.cluster.bench.figures import BenchFailed, Compared, Share, compared, series, shares
+from lateack.cluster.bench.figures import (
+    BenchFailed,
+    Compared,
+    Figures,
+    Share,
+    Shares,
+    compared,
+    middle,
+    series,
+    shares,
+)
 from lateack.cluster.experiment import run_virtually
 from lateack.cluster.scenario import load
 from lateack.cluster.schema import Scenario
@@ -192,7 +202,7 @@ def copy_rate(size: int) -> float:
     return size / (process_time() - start)
 
 
-def measure(seconds: float, rounds: int) -> dict[str, Compared]:
+def measure(seconds: float, rounds: int) -> Figures:
     """Measure both figures and their floors in turns, each for about so many seconds in all."""
     stories, bulk = Stories(), BulkCopy(max(BYTES_MIN, int(BYTES_PER_SECOND * seconds / rounds)))
     story_rates, loop_rates, packet_rates, copy_rates = [], [], [], []
@@ -211,7 +221,7 @@ def _stories(stories: Stories, rates: list[float], loop_rates: list[float]) -> C
     ours = series(f"{STORY} stories: machines built afresh, real bytes, judged", "per core-second", rates)
     bare = [rate / stories.events for rate in loop_rates]
     floor = series(f"bare heap of events, {stories.events} callbacks a story", "per core-second", bare)
-    return compared(ours, floor, {"events_per_story": stories.events, "bare_events_per_s": series("", "", loop_rates).value})
+    return compared(ours, floor, {"events_per_story": stories.events, "bare_events_per_s": middle(loop_rates)})
 
 
 def _packets(bulk: BulkCopy, rates: list[float], copy_rates: list[float]) -> Compared:
@@ -224,12 +234,12 @@ def _packets(bulk: BulkCopy, rates: list[float], copy_rates: list[float]) -> Com
         "frames_to_server": bulk.frames.get(SERVER, 0),
         "frames_to_guests": frames - bulk.frames.get(SERVER, 0),
         "file_mb_per_s": ours.value * bulk.size / frames / 1e6,
-        "bare_copy_mb_per_s": series("", "", copy_rates).value / 1e6,
+        "bare_copy_mb_per_s": middle(copy_rates) / 1e6,
     }
     return compared(ours, floor, about)
 
 
-def busiest(seconds: float) -> dict[str, list[Share]]:
+def busiest(seconds: float) -> Shares:
     """Return by figure which modules spend the time, by a short profile."""
     stories, bulk = Stories(), BulkCopy(max(BYTES_MIN, int(BYTES_PROFILED * min(1.0, seconds))))
     by_stories = _profile(lambda: stories.many(STORIES_PROFILED))

@@ -14,7 +14,7 @@ from lateack.cluster.clock import HybridClock
 from lateack.cluster.live.channels import Channel, Door, offer, room_for
 from lateack.cluster.live.links import Hub, Link, Spoke
 from lateack.cluster.live.plan import Opened, Order, Status
-from lateack.cluster.live.timers import Timers
+from lateack.cluster.live.timers import NEVER, Timers
 from lateack.cluster.trace import Entry
 from lateack.cluster.wire import decode_body, decode_parcel, encode_note
 from lateack.nodes import facts
@@ -26,7 +26,6 @@ from lateack.nodes.node import Audit, Boot, CancelTimer, Effect, Event, Node, Re
 from lateack.nodes.storage.store import Store
 from lateack.protos.lateack_pb2 import Batch
 
-NEVER = 1 << 62
 TIMER_SLACK_NS = 50_000  # a timer this near is due: the loop cannot sleep for less
 TIMERS_PER_WAKE = 64
 RECHECK_S = 0.1
@@ -255,6 +254,14 @@ class Carrier:
 
     def take(self, batch: Batch) -> None:
         """Hand over what is for our machines, and pass on what is not, unread."""
+        try:
+            self._take(batch)
+        except Exception:
+            self.crash = (
+                self.crash or f"{self.order.names[0]} failed at a batch of {batch.source}\n{traceback.format_exc()}"
+            )
+
+    def _take(self, batch: Batch) -> None:
         now = self.now()
         self.clock.observe(now, batch.hlc_wall_ns, batch.hlc_logical)
         if batch.frames:
@@ -322,7 +329,7 @@ class Carrier:
     def _arm(self, machine: Machine, now: int) -> None:
         """See that the loop wakes up when the machine's next timer comes due."""
         deadline = machine.timers.next_deadline()
-        if deadline < 0 or machine.alarm_at <= deadline:
+        if deadline >= machine.alarm_at:
             return  # a wake-up that comes too early finds nothing due, and asks for the next
         if machine.alarm is not None:
             machine.alarm.cancel()
@@ -334,7 +341,7 @@ class Carrier:
         timers = machine.timers
         for _ in range(TIMERS_PER_WAKE):
             deadline = timers.next_deadline()
-            if deadline < 0 or deadline > self.now() + TIMER_SLACK_NS:
+            if deadline > self.now() + TIMER_SLACK_NS:
                 break
             # A machine never sees a time before its own deadline, even if the loop woke up a hair early.
             self.deliver(machine, TimerFired(timers.take_next()), deadline)

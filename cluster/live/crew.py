@@ -2,8 +2,6 @@
 
 import contextlib
 import os
-import select
-import signal
 import time
 from typing import Any
 
@@ -11,6 +9,7 @@ import msgspec
 
 from lateack.cluster.live.host import Host
 from lateack.cluster.live.plan import Part, Plan, Whereabouts
+from lateack.cluster.live.processes import see_dead
 from lateack.nodes.errors import LateackError
 
 OWNERS_PER_HOST_MAX = 8  # processes for guests on one physical host; more guests than that share them
@@ -167,33 +166,25 @@ class Crew:
 
     # --- leaving -----------------------------------------------------------------------------------------------------
 
-    def dismiss(self) -> None:
-        """Kill every process, and do not return before ours are gone; then give their places back."""
+    def dismiss(self, *, by_force: bool = False) -> None:
+        """End every process, and return when ours are gone; `by_force` without asking Ray, which may be dead."""
+        if not by_force:
+            for process in self._processes.values():
+                with contextlib.suppress(self._ray.exceptions.RayError, ValueError):
+                    self._ray.kill(process.handle)
+        see_dead(
+            [process.pidfd for process in self._processes.values() if process.pidfd >= 0], 0 if by_force else DEATH_S
+        )
+        self._processes.clear()
+
+    def give_places_back(self) -> None:
+        """Let the cluster have the places of our physical hosts."""
         from ray.util.placement_group import remove_placement_group
 
-        for process in self._processes.values():
-            with contextlib.suppress(self._ray.exceptions.RayError, ValueError):
-                self._ray.kill(process.handle)
-        deadline = time.monotonic() + DEATH_S
-        for process in self._processes.values():
-            if process.pidfd >= 0:
-                _see_dead(process.pidfd, deadline)
-                os.close(process.pidfd)
-        self._processes.clear()
         for group in self._placements.values():
             with contextlib.suppress(self._ray.exceptions.RayError, ValueError):
                 remove_placement_group(group)
         self._placements.clear()
-
-
-def _see_dead(pidfd: int, deadline: float) -> None:
-    """Wait for a process to end, and end it by force at `deadline` (monotonic s): a stopped one hears nothing else."""
-    poller = select.poll()
-    poller.register(pidfd, select.POLLIN)
-    if not poller.poll(max(0.0, deadline - time.monotonic()) * 1000):
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-        poller.poll(DEATH_S * 1000)
 
 
 def _not_started(error: BaseException) -> str:

@@ -64,8 +64,11 @@ class Link:
         self._beat = True
         self._wake.set()
 
-    async def pump_out(self, write: Callable[[bytes], Awaitable[None]]) -> None:
-        """Write batch after batch; waiting for the stream is what lets the next one gather."""
+    async def pump_out(self, write: Callable[[bytes], Awaitable[None]], lost: Lost) -> None:
+        """Write batch after batch until the stream ends, which `lost` is told.
+
+        Waiting for the stream is what lets the next batch gather, and what holds us back when the peer is slow.
+        """
         outbox, clock = self.outbox, self._clock
         try:
             while True:
@@ -79,7 +82,7 @@ class Link:
                     clock.tick(self._now())
                     await write(outbox.take(clock.wall, clock.logical))
         except (grpc.aio.AioRpcError, grpc.aio.UsageError, asyncio.InvalidStateError):
-            pass  # the stream is gone, which its reader is told as well
+            lost(self.peer)
 
     async def pump_in(self, read: Callable[[], Awaitable[Any]], take: Take) -> None:
         """Read batch after batch until the other side ends the stream; raises grpc.aio.AioRpcError where it breaks."""
@@ -125,7 +128,7 @@ class Hub:
         if link is None:
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, "not a machine of this run")
             return
-        writer = asyncio.create_task(link.pump_out(context.write))
+        writer = asyncio.create_task(link.pump_out(context.write, self._lost))
         link.beat()
         try:
             await link.pump_in(context.read, self._take)
@@ -164,7 +167,7 @@ class Spoke:
         metadata = ((HELLO_KEY, self._hello.SerializeToString()),)
         call = self._channel.stream_stream(f"/{SERVICE}/{METHOD}")(metadata=metadata)
         self._tasks = [
-            asyncio.create_task(self._link.pump_out(call.write)),
+            asyncio.create_task(self._link.pump_out(call.write, self._lost)),
             asyncio.create_task(self._receive(call.read)),
         ]
         try:

@@ -9,6 +9,7 @@ import io
 import logging
 import os
 import shutil
+import signal
 import socket
 import sys
 import tempfile
@@ -19,13 +20,16 @@ from typing import Any, cast
 
 import grpc
 
+from lateack.cluster.live.processes import descendants, is_alive, see_dead
 from lateack.nodes.errors import LateackError
 
 CPUS = 4  # workers that Ray starts at once, while we wait for it anyway; machines ask for none
 OBJECT_STORE_BYTES = 80 * 1024 * 1024  # Ray refuses less than 75 MiB, and touches none of it before it is used
 TEMPORARY_NAME_MAX = 24  # Ray puts Unix sockets 70 characters deeper, and 107 is the most that one can have
 PROBE_S = 3.0
+DEATH_S = 0.5
 CHECK_ALIVE = "/ray.rpc.NodeInfoGcsService/CheckAlive"
+NOT_RAYS_ANSWERS = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.DEADLINE_EXCEEDED}
 CLIENT_SCHEME = "ray://"
 
 # Loopback only. Without the second, Ray listens on every interface; then no token would not be an option either.
@@ -55,6 +59,7 @@ class RayCluster:
         self._temporary: Path | None = None
         self._undo = contextlib.ExitStack()
         self._started = False
+        self._daemons: list[int] = []
 
     def up(self) -> None:
         """Start or join; raises ClusterUnavailable within seconds where that cannot be."""
@@ -62,27 +67,39 @@ class RayCluster:
         try:
             self._undo.enter_context(_environment(environment))
             self._undo.enter_context(_stdout_kept_clean())
-            ray = _import_ray(self.local)
-            if ray.is_initialized():
-                self._share(ray)
-            elif self.address is None:
-                self._start(ray)
-            else:
-                self._join(ray, self.address)
+            with _signals_later():
+                ray = _import_ray(self.local)
+                if ray.is_initialized():
+                    self._share(ray)
+                elif self.address is None:
+                    self._start(ray)
+                else:
+                    self._join(ray, self.address)
         except BaseException:
             self.down()
             raise
 
+    def is_alive(self) -> bool:
+        """Say whether our own cluster still runs; a signal to our process group, as of `timeout`, ends it before us."""
+        return all(is_alive(daemon) for daemon in self._daemons)
+
     def down(self) -> None:
         """Leave the cluster; our own ends, with all its processes and files."""
+        everyone = [*self._daemons, *self._family()]
+        self._daemons = []
         try:
             if self._started:
                 self._started = False
                 cast(Any, sys.modules["ray"]).shutdown()
         finally:
+            see_dead(everyone, DEATH_S)
             self._undo.close()
             if self._temporary is not None:
                 shutil.rmtree(self._temporary, ignore_errors=True)
+
+    def _family(self, *, deep: bool = True) -> list[int]:
+        """Return pidfds of our own cluster's daemons, and if `deep` of whatever they started."""
+        return descendants(os.getpid(), str(self._temporary), deep=deep) if self._temporary is not None else []
 
     def _share(self, ray: Any) -> None:
         if self.local:
@@ -108,6 +125,7 @@ class RayCluster:
             raise ClusterUnavailable(
                 f"Ray cannot start here ({_first_line(error)}); --world virtual runs the same story without it."
             ) from error
+        self._daemons = self._family(deep=False)
 
     def _join(self, ray: Any, address: str) -> None:
         found = _resolve(address)
@@ -182,20 +200,54 @@ def _probe(address: str) -> None:
         try:
             channel.unary_unary(CHECK_ALIVE)(b"", timeout=PROBE_S)
         except grpc.RpcError as error:
-            # An answer that the question is not allowed, or strange, is an answer of Ray's.
-            if error.code() not in (
-                grpc.StatusCode.UNAVAILABLE,
-                grpc.StatusCode.UNIMPLEMENTED,
-                grpc.StatusCode.DEADLINE_EXCEEDED,
-            ):
-                return
-            raise ClusterUnavailable(
-                f"what listens at {address} is not the head of a Ray cluster; `ray start --head` names the right "
-                "port (6379 by default)."
-            ) from error
+            if error.code() == grpc.StatusCode.UNAUTHENTICATED and not _has_token():
+                raise ClusterUnavailable(
+                    f"the Ray cluster at {address} asks for a token: set RAY_AUTH_MODE=token and "
+                    "RAY_AUTH_TOKEN=<its token>."
+                ) from error
+            if error.code() in NOT_RAYS_ANSWERS:
+                raise ClusterUnavailable(
+                    f"what listens at {address} is not the head of a Ray cluster; `ray start --head` names the right "
+                    "port (6379 by default)."
+                ) from error
+
+
+def _has_token() -> bool:
+    """Say whether Ray will find a token: in the environment, or in the file where its command line puts one."""
+    return (
+        bool(os.environ.keys() & {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"})
+        or Path("~/.ray/auth_token").expanduser().exists()
+    )
 
 
 # --- good manners -----------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _signals_later() -> Iterator[None]:
+    """Let SIGINT and SIGTERM wait until Ray has started, and then do what they did before.
+
+    A start that is broken off leaves Ray's library in a state in which it crashes; and Ray puts two handlers of its own
+    on SIGTERM. Whoever presses Ctrl-C twice does not wait.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    arrived: list[int] = []
+
+    def remember(number: int, frame: object) -> None:
+        if arrived:
+            raise KeyboardInterrupt
+        arrived.append(number)
+
+    before = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        if arrived:
+            signal.raise_signal(signal.Signals(arrived[0]))
 
 
 @contextlib.contextmanager

@@ -57,7 +57,9 @@ class LiveSession:
     ) -> None:
         try:
             if self._crew is not None:
-                self._crew.dismiss()
+                self._crew.dismiss(by_force=not self._cluster.is_alive())
+                if not self._cluster.local:
+                    self._crew.give_places_back()
         finally:
             self._cluster.down()
 
@@ -83,7 +85,7 @@ class LiveSession:
             run.close()
             return trace
         except BaseException:
-            self._crew.dismiss()  # the next run starts with new processes
+            self._crew.dismiss(by_force=not self._cluster.is_alive())  # the next run starts with new processes
             raise
 
 

@@ -2,6 +2,7 @@
 
 from heapq import heapify, heappop, heappush
 
+NEVER = 1 << 62  # ns: later than any run
 STALE_MAX = 64  # replaced deadlines that may stay in the heap, beside as many as there are live ones
 
 
@@ -33,16 +34,15 @@ class Timers:
         self._serials.pop(name, None)
 
     def next_deadline(self) -> int:
-        """Return when the next timer comes due (ns), or -1 when none is set."""
+        """Return when the next timer comes due (ns); NEVER when none is set."""
         heap, serials = self._heap, self._serials
         while heap and serials.get(heap[0][2]) != heap[0][1]:
             heappop(heap)
-        return heap[0][0] if heap else -1
+        return heap[0][0] if heap else NEVER
 
     def take_next(self) -> str:
         """Remove the timer that comes due next and return its name; in the order of setting where times are equal."""
-        deadline = self.next_deadline()
-        assert deadline >= 0, "no timer is set"
+        assert self.next_deadline() < NEVER, "no timer is set"
         name = heappop(self._heap)[2]
         del self._serials[name]
         return name

@@ -17,6 +17,7 @@ GTF_reading = 1 << 3
 GTF_writing = 1 << 4
 GTF_sub_page = 1 << 8
 GTF_in_use = GTF_reading | GTF_writing
+GTF_permit_reading = GTF_permit_access | GTF_readonly
 
 GRANT_ENTRY_SIZE = 8
 GRANTS_PER_PAGE = PAGE_SIZE // GRANT_ENTRY_SIZE
@@ -48,15 +49,20 @@ class GrantTable:
 
         Linux's `gnttab_grant_foreign_access`.
         """
-        ref = self.free_refs.pop() if self.free_refs else self._first_use()
-        memory = self.memory
-        half = self.first_half + ref * 4
-        # Whoever sees the flags must see the rest, so the flags are the last store (Linux has wmb() before it). x86
-        # keeps stores in order (TSO) and CPython neither reorders nor joins these three; a machine with weaker rules
-        # would need a barrier here.
-        memory.halves[half + 1] = domid
-        memory.words[self.first_word + ref * 2 + 1] = frame
-        memory.halves[half] = GTF_permit_access | GTF_readonly if readonly else GTF_permit_access
+        if self.free_refs:
+            ref = self.free_refs.pop()
+        else:
+            ref = self.next_ref
+            if ref == self.nr_refs:
+                raise self._exhausted()
+            self.next_ref = ref + 1
+        words = self.memory.words
+        word = self.first_word + ref * 2
+        # Whoever sees the flags must see the rest, so the word with flags and domid is the last store (Linux has wmb()
+        # before it). x86 keeps stores in order (TSO) and CPython neither reorders nor joins these two; a machine with
+        # weaker rules would need a barrier here.
+        words[word + 1] = frame
+        words[word] = domid << 16 | (GTF_permit_reading if readonly else GTF_permit_access)
         return ref
 
     def end_access(self, ref: int) -> bool:
@@ -78,6 +84,22 @@ class GrantTable:
         self.free_refs.append(ref)
         return True
 
+    def withdraw(self, ref: int) -> bool:
+        """Take a frame back but keep its reference for `lend_again`; False, and nothing changed, while it is pinned.
+
+        The short way of `end_access` and `grant_access` for a receive buffer, which is offered again once it is read.
+        """
+        halves = self.memory.halves
+        half = self.first_half + ref * 4
+        if halves[half] & GTF_in_use:
+            return False
+        halves[half] = GTF_invalid
+        return True
+
+    def lend_again(self, ref: int) -> None:
+        """Lend a withdrawn frame, writable, to the domain that had it; domid and frame still stand in the entry."""
+        self.memory.halves[self.first_half + ref * 4] = GTF_permit_access
+
     def query_access(self, ref: int) -> int:
         """Tell how the host uses the grant now, in GTF_reading and GTF_writing; it may change at any moment."""
         return self.memory.halves[self.first_half + ref * 4] & GTF_in_use
@@ -87,12 +109,8 @@ class GrantTable:
         """How many references are lent, counting those that could not be ended yet."""
         return self.next_ref - GNTTAB_NR_RESERVED_ENTRIES - len(self.free_refs)
 
-    def _first_use(self) -> int:
-        ref = self.next_ref
-        if ref == self.nr_refs:
-            raise MemoryExhausted(
-                f"domain {self.memory.domid} has all its {self.nr_refs - GNTTAB_NR_RESERVED_ENTRIES} grant references "
-                "in use: give the table more frames, a smaller window, or find which grants never end"
-            )
-        self.next_ref = ref + 1
-        return ref
+    def _exhausted(self) -> MemoryExhausted:
+        return MemoryExhausted(
+            f"domain {self.memory.domid} has all its {self.nr_refs - GNTTAB_NR_RESERVED_ENTRIES} grant references "
+            "in use: give the table more frames, a smaller window, or find which grants never end"
+        )

@@ -37,6 +37,7 @@ GNTMAP_readonly = 4
 GNTMAP_application_map = 8
 GNTMAP_contains_pte = 16
 GNTMAP_device_or_host = GNTMAP_device_map | GNTMAP_host_map
+GNTMAP_known = GNTMAP_device_or_host | GNTMAP_readonly
 
 GNTCOPY_source_gref = 1
 GNTCOPY_dest_gref = 2
@@ -68,6 +69,14 @@ PIN_INCREMENTS = (
 )
 
 
+# What of the first word of an entry, `domid << 16 | flags`, decides whether a caller may use the grant.
+ENTRY_MEANT = 0xFFFF << 16 | GTF_type_mask
+# The same for a copy that leaves no trace: it must not find a bit that it would have to set, or to clear afterwards.
+ENTRY_READ_AT_ONCE = ENTRY_MEANT | GTF_in_use
+ENTRY_WRITTEN_AT_ONCE = ENTRY_READ_AT_ONCE | GTF_readonly
+NOT_IN_USE = ~GTF_in_use
+
+
 class Domain:
     """A domain as a lender: where its grant table lies, and an active entry for each reference that is pinned now."""
 
@@ -89,10 +98,33 @@ class Domain:
 
         `increment` is one of PIN_INCREMENTS. Status: bad_gntref, bad_page, or general_error for all that Xen calls so.
         """
-        entry = self.active.get(ref)
-        if entry is None:
-            return self._first_pin(caller, ref, increment)
-        pin, domid, frame = entry
+        if ref in self.active:
+            return self._pin_again(caller, ref, increment)
+        if not 0 <= ref < self.nr_refs:
+            return GNTST_bad_gntref
+        memory = self.memory
+        words = memory.words
+        word = self.first_word + ref * 2
+        # Believe the guest's entry, this once (`_set_status_v1`). Xen swaps flags and domid in one cmpxchg, and gives
+        # up after five tries with a guest that keeps changing them. We load them once and store them once;
+        # grants.end_access says what that leaves open between processes.
+        entry = words[word]
+        if entry & ENTRY_MEANT != caller << 16 | GTF_permit_access:
+            return GNTST_general_error
+        used = GTF_reading
+        if increment & GNTPIN_write_mask:
+            if entry & GTF_readonly:
+                return GNTST_general_error
+            used = GTF_in_use
+        frame = words[word + 1]
+        if frame >= memory.frames:
+            return GNTST_bad_page
+        words[word] = entry | used
+        self.active[ref] = (increment, caller, frame)
+        return frame
+
+    def _pin_again(self, caller: int, ref: int, increment: int) -> int:
+        pin, domid, frame = self.active[ref]
         # A counter is full at 128: its top bit stays clear so that no increment can carry into its neighbour.
         if domid != caller or pin & (increment << (GNTPIN_cntr_width - 1)):
             return GNTST_general_error
@@ -105,57 +137,31 @@ class Domain:
         self.active[ref] = (pin + increment, domid, frame)
         return frame
 
-    def glance(self, caller: int, ref: int) -> int:
-        """Mark an entry that nobody has pinned as being read, for the length of one copy; return its frame.
+    def glance(self, caller: int, ref: int, meant: int) -> int:
+        """Find the frame for a copy that is over before anybody can look: nothing is marked, nothing to be unpinned.
 
-        The short way of `pin` for what happens most, without an active entry for a pin that is gone at once. Returns -1,
-        and has changed nothing, for everything that needs a second look.
+        `meant` is ENTRY_READ_AT_ONCE or ENTRY_WRITTEN_AT_ONCE. Returns -1 for everything that needs a second look, and
+        wherever another process could see the copy under way: then `pin`, copy and `unpin`.
         """
-        if ref in self.active or not 0 <= ref < self.nr_refs:
-            return -1
         memory = self.memory
-        halves = memory.halves
-        half = self.first_half + ref * 4
-        flags = halves[half]
-        if flags & GTF_type_mask != GTF_permit_access or halves[half + 1] != caller:
+        if memory.shared or ref in self.active or not 0 <= ref < self.nr_refs:
             return -1
-        frame = memory.words[self.first_word + ref * 2 + 1]
-        if frame >= memory.frames:
+        words = memory.words
+        word = self.first_word + ref * 2
+        if words[word] & meant != caller << 16 | GTF_permit_access:
             return -1
-        halves[half] = flags | GTF_reading
-        return frame
-
-    def _first_pin(self, caller: int, ref: int, increment: int) -> int:
-        """Believe the guest's entry, mark it in use and start an active entry (`_set_status_v1`)."""
-        if not 0 <= ref < self.nr_refs:
-            return GNTST_bad_gntref
-        memory = self.memory
-        halves = memory.halves
-        half = self.first_half + ref * 4
-        # Xen swaps flags and domid in one cmpxchg, and gives up after five tries with a guest that keeps changing them.
-        # We load each once and store the flags once; grants.end_access says what that leaves open between processes.
-        flags = halves[half]
-        if flags & GTF_type_mask != GTF_permit_access or halves[half + 1] != caller:
-            return GNTST_general_error
-        used = GTF_in_use if increment & GNTPIN_write_mask else GTF_reading
-        if flags & GTF_readonly and used & GTF_writing:
-            return GNTST_general_error
-        frame = memory.words[self.first_word + ref * 2 + 1]
-        if frame >= memory.frames:
-            return GNTST_bad_page
-        halves[half] = flags | used
-        self.active[ref] = (increment, caller, frame)
-        return frame
+        frame = words[word + 1]
+        return frame if frame < memory.frames else -1
 
     def unpin(self, ref: int, decrement: int) -> None:
         """Take `decrement` off the pins of `ref`, and clear the guest's reading and writing bits with the last ones."""
         pin, domid, frame = self.active[ref]
-        pin -= decrement
         half = self.first_half + ref * 4
-        if pin == 0:
+        if pin == decrement:
             del self.active[ref]
-            self.memory.halves[half] &= ~GTF_in_use
+            self.memory.halves[half] &= NOT_IN_USE
             return
+        pin -= decrement
         self.active[ref] = (pin, domid, frame)
         if decrement & GNTPIN_write_mask and not pin & GNTPIN_write_mask:
             self.memory.halves[half] &= ~GTF_writing
@@ -176,17 +182,19 @@ class MapTrack:
         self.live: dict[int, tuple[Domain, int, int]] = {}
         self.next_handle = 0
 
-    def add(self, mapping: tuple[Domain, int, int]) -> int:
-        """Give the mapping a handle that no live mapping has.
+    def free_handle(self) -> int:
+        """Find a handle that no live mapping has, or -1 if there is none; begin where the last search ended.
 
         Xen reuses the handle that was freed longest ago. We go round the whole range, which remembers less and
         takes longer to give an old handle a new meaning, so that a late unmap is seen as bad_handle.
         """
         handle = self.next_handle
         live = self.live
-        while handle in live:
-            handle = (handle + 1) % MAX_MAPTRACK_ENTRIES
-        live[handle] = mapping
+        if handle in live:
+            if len(live) >= MAX_MAPTRACK_ENTRIES:
+                return -1
+            while handle in live:
+                handle = (handle + 1) % MAX_MAPTRACK_ENTRIES
         self.next_handle = (handle + 1) % MAX_MAPTRACK_ENTRIES
         return handle
 
@@ -233,7 +241,7 @@ class Hypervisor:
 
         `flags` are GNTMAP bits. On an error the handle is -1, the memory None and the frame -1.
         """
-        flags &= GNTMAP_device_or_host | GNTMAP_readonly
+        flags &= GNTMAP_known
         increment = PIN_INCREMENTS[flags]
         if not increment:
             return GNTST_bad_gntref, -1, None, -1
@@ -243,13 +251,15 @@ class Hypervisor:
         track = self.maptracks.get(caller)
         if track is None:
             track = self.maptracks[caller] = MapTrack()
-        if len(track.live) >= MAX_MAPTRACK_ENTRIES:
+        handle = track.free_handle()
+        if handle < 0:
             return GNTST_no_space, -1, None, -1
         frame = domain.pin(caller, ref, increment)
         if frame < 0:
             return frame, -1, None, -1
         self.maps += 1
-        return GNTST_okay, track.add((domain, ref, flags)), domain.memory, frame
+        track.live[handle] = (domain, ref, flags)
+        return GNTST_okay, handle, domain.memory, frame
 
     def unmap_grant_ref(self, caller: int, handle: int, flags: int = GNTMAP_host_map) -> int:
         """Undo the host or device half of a mapping, or both; return the status (`GNTTABOP_unmap_grant_ref`).
@@ -269,7 +279,7 @@ class Hypervisor:
         domain = self.domains.get(domid)
         if domain is None:
             return GNTST_bad_domain, b""
-        frame = domain.glance(caller, ref)
+        frame = domain.glance(caller, ref, ENTRY_READ_AT_ONCE)
         pinned = frame < 0
         if pinned:
             frame = domain.pin(caller, ref, GNTPIN_hstr_inc)
@@ -285,8 +295,6 @@ class Hypervisor:
             status = GNTST_okay
         if pinned:
             domain.unpin(ref, GNTPIN_hstr_inc)
-        else:
-            domain.memory.halves[domain.first_half + ref * 4] &= ~GTF_in_use
         return status, data
 
     def copy_to_grant(self, caller: int, domid: int, ref: int, offset: int, data: bytes | memoryview) -> int:
@@ -294,19 +302,23 @@ class Hypervisor:
         domain = self.domains.get(domid)
         if domain is None:
             return GNTST_bad_domain
-        frame = domain.pin(caller, ref, GNTPIN_hstw_inc)
-        if frame < 0:
-            return frame
+        frame = domain.glance(caller, ref, ENTRY_WRITTEN_AT_ONCE)
+        pinned = frame < 0
+        if pinned:
+            frame = domain.pin(caller, ref, GNTPIN_hstw_inc)
+            if frame < 0:
+                return frame
         length = len(data)
-        if offset < 0 or offset + length > PAGE_SIZE:
+        status = GNTST_bad_copy_arg
+        if offset >= 0 and offset + length <= PAGE_SIZE:
+            start = (frame << PAGE_SHIFT) + offset
+            domain.memory.view[start : start + length] = data
+            self.copies += 1
+            self.bytes_copied += length
+            status = GNTST_okay
+        if pinned:
             domain.unpin(ref, GNTPIN_hstw_inc)
-            return GNTST_bad_copy_arg
-        start = (frame << PAGE_SHIFT) + offset
-        domain.memory.view[start : start + length] = data
-        domain.unpin(ref, GNTPIN_hstw_inc)
-        self.copies += 1
-        self.bytes_copied += length
-        return GNTST_okay
+        return status
 
     def pins(self) -> dict[int, int]:
         """Count the live pins on each domain's frames, zombies included; a domain without pins is left out."""
@@ -318,15 +330,17 @@ class Hypervisor:
 
     def _unmap(self, caller: int, handle: int, flags: int) -> int:
         track = self.maptracks.get(caller)
-        mapping = track.live.get(handle) if track is not None else None
-        if track is None or mapping is None:
+        if track is None:
+            return GNTST_bad_handle
+        mapping = track.live.get(handle)
+        if mapping is None:
             return GNTST_bad_handle
         domain, ref, mapped = mapping
         done = flags & mapped & GNTMAP_device_or_host
         if not done:
             return GNTST_okay
         domain.unpin(ref, PIN_INCREMENTS[done | mapped & GNTMAP_readonly])
-        left = mapped & ~done
+        left = mapped ^ done
         if left & GNTMAP_device_or_host:
             track.live[handle] = (domain, ref, left)
             return GNTST_okay

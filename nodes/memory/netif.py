@@ -8,7 +8,7 @@ from array import array
 from struct import Struct
 
 from lateack.nodes.memory.pages import Memory
-from lateack.nodes.memory.ring import INDEX_MASK, BackRing, FrontRing
+from lateack.nodes.memory.ring import INDEX_MASK, NO_REQUEST, BackRing, FrontRing
 
 NETTXF_csum_blank = 1
 NETTXF_data_validated = 2
@@ -78,9 +78,11 @@ class TxFrontRing(FrontRing):
         super().__init__(memory, frame, TX_SLOT_SIZE)
 
     def put_request(self, gref: int, offset: int, flags: int, request_id: int, size: int) -> None:
-        """Ask for a piece of a packet to be sent; `size` of the first piece is that of the whole packet, in bytes."""
+        """Ask for a piece of a packet to be sent; `size` of the first piece is that of the whole packet, in bytes.
+
+        Ask `free_requests` before the first piece of a packet.
+        """
         index = self.req_prod_pvt
-        assert (index - self.rsp_cons) & INDEX_MASK < self.size, "a request was put into a full ring"
         self.req_prod_pvt = (index + 1) & INDEX_MASK
         slot = self.first_slot + (index & self.mask) * TX_SLOT_SIZE
         _put_tx_request(self.memory.buffer, slot, gref, offset, flags, request_id, size)
@@ -120,7 +122,11 @@ class TxBackRing(BackRing):
 
     def put_response(self, request_id: int, status: int) -> None:
         """Answer a request; the answers may come in any order, since the frontend goes by the id."""
-        _put_tx_response(self.memory.buffer, self.next_response(), request_id, status)
+        index = self.rsp_prod_pvt
+        assert index != self.req_cons, NO_REQUEST
+        self.rsp_prod_pvt = (index + 1) & INDEX_MASK
+        slot = self.first_slot + (index & self.mask) * TX_SLOT_SIZE
+        _put_tx_response(self.memory.buffer, slot, request_id, status)
 
 
 class RxFrontRing(FrontRing):
@@ -133,9 +139,8 @@ class RxFrontRing(FrontRing):
         super().__init__(memory, frame, RX_SLOT_SIZE)
 
     def put_request(self, request_id: int, gref: int) -> None:
-        """Offer a writable frame to receive into."""
+        """Offer a writable frame to receive into: one of the first `size` frames, or one for each response taken."""
         index = self.req_prod_pvt
-        assert (index - self.rsp_cons) & INDEX_MASK < self.size, "a request was put into a full ring"
         self.req_prod_pvt = (index + 1) & INDEX_MASK
         slot = self.first_slot + (index & self.mask) * RX_SLOT_SIZE
         _put_rx_request(self.memory.buffer, slot, request_id, 0, gref)
@@ -167,15 +172,22 @@ class RxBackRing(BackRing):
 
     def get_request(self) -> tuple[int, int]:
         """Take the next offered frame off the ring: (id, gref)."""
-        slot = self.req_cons & self.mask
-        request_id, _, gref = _get_rx_request(self.memory.buffer, self.next_request())
-        self.taken_ids[slot] = request_id
+        index = self.req_cons
+        self.req_cons = (index + 1) & INDEX_MASK
+        index &= self.mask
+        request_id, _, gref = _get_rx_request(self.memory.buffer, self.first_slot + index * RX_SLOT_SIZE)
+        self.taken_ids[index] = request_id
         return request_id, gref
 
     def put_response(self, request_id: int, offset: int, flags: int, status: int) -> None:
         """Answer the oldest request taken: data at `offset`, `status` its length in bytes or a negative NETIF_RSP."""
-        assert self.taken_ids[self.rsp_prod_pvt & self.mask] == request_id, "a response missed the slot of its request"
-        _put_rx_response(self.memory.buffer, self.next_response(), request_id, offset, flags, status)
+        index = self.rsp_prod_pvt
+        assert index != self.req_cons, NO_REQUEST
+        self.rsp_prod_pvt = (index + 1) & INDEX_MASK
+        index &= self.mask
+        assert self.taken_ids[index] == request_id, "a response missed the slot of its request"
+        slot = self.first_slot + index * RX_SLOT_SIZE
+        _put_rx_response(self.memory.buffer, slot, request_id, offset, flags, status)
 
     def put_extra_gso(self, gso_size: int, gso_type: int) -> None:
         """Say, in the slot of a request taken for nothing else, how the packet before it was cut."""

@@ -93,12 +93,12 @@ SPARE_BUFFERS_MAX = 16
 SPARE_BYTES_MAX = 1 << 22
 """How many closed memories are kept for the next, and how large each may be.
 
-A search builds and drops thousands of machines a second; memory fresh from the system costs a page fault per frame, many
-times what clearing a warm one does.
+A search builds and drops thousands of machines a second; memory fresh from the system costs a page fault per frame,
+many times what clearing a warm one does.
 """
 
 _spare: list[bytearray] = []
-_zeros = bytes(1 << 16)
+_zeros = memoryview(bytes(1 << 18))
 
 
 def _cleared(size: int) -> bytearray:
@@ -106,11 +106,16 @@ def _cleared(size: int) -> bytearray:
     for place, buffer in enumerate(_spare):
         if len(buffer) == size:
             del _spare[place]
-            for start in range(0, size, len(_zeros)):
-                end = min(start + len(_zeros), size)
-                buffer[start:end] = _zeros[: end - start]
+            _clear(buffer, size)
             return buffer
     return bytearray(size)
+
+
+def _clear(buffer: bytearray, size: int) -> None:
+    # From view to view: a store of bytes into a bytearray makes a bytearray of them first.
+    with memoryview(buffer) as view:
+        for start in range(0, size, len(_zeros)):
+            view[start : start + len(_zeros)] = _zeros[: size - start]
 
 
 def _keep(buffer: bytearray) -> None:
@@ -146,10 +151,10 @@ def get_page(page: Page) -> None:
 
 def put_page(page: Page) -> None:
     """Refer to the page once less; the last user sends the page home (`put_page`, linux/mm.h)."""
-    refs = page.refs - 1
-    assert refs >= 0, "a page was put more often than it was taken"
-    page.refs = refs
-    if refs == 0 and page.pool is not None:
+    refs = page.refs = page.refs - 1
+    if refs:
+        assert refs > 0, "a page was put more often than it was taken"
+    elif page.pool is not None:
         page.pool.free(page)
 
 
@@ -173,10 +178,15 @@ class PagePool:
 
     def alloc(self) -> Page:
         """Hand out a page with one reference; raises MemoryExhausted when every frame is in use."""
-        if not self.free_pages:
-            return self._first_use()
-        page = self.free_pages.pop()
-        page.refs = 1
+        if self.free_pages:
+            page = self.free_pages.pop()
+            page.refs = 1
+            return page
+        used = len(self.pages)
+        if used == self.nr_frames:
+            raise self._exhausted()
+        page = Page(self.memory, self.first_frame + used, self)
+        self.pages.append(page)
         return page
 
     def free(self, page: Page) -> None:
@@ -194,16 +204,11 @@ class PagePool:
         """How many frames can still be handed out."""
         return self.nr_frames - self.outstanding
 
-    def _first_use(self) -> Page:
-        used = len(self.pages)
-        if used == self.nr_frames:
-            raise MemoryExhausted(
-                f"domain {self.memory.domid} has all {self.nr_frames} frames of a pool in use: "
-                "give it more frames, a smaller window, or find who never puts its pages"
-            )
-        page = Page(self.memory, self.first_frame + used, self)
-        self.pages.append(page)
-        return page
+    def _exhausted(self) -> MemoryExhausted:
+        return MemoryExhausted(
+            f"domain {self.memory.domid} has all {self.nr_frames} frames of a pool in use: "
+            "give it more frames, a smaller window, or find who never puts its pages"
+        )
 
 
 class HeadSlab:
@@ -232,7 +237,6 @@ class HeadSlab:
 
     def free(self, address: int) -> None:
         """Take a cell back by its byte address."""
-        assert address % self.size == 0
         self.free_cells.append(address)
 
     @property

@@ -16,6 +16,7 @@ RSP_PROD = 2
 RSP_EVENT = 3
 RING_HEADER_SIZE = 64
 INDEX_MASK = 0xFFFFFFFF
+NO_REQUEST = "a response was put for which no request was taken"
 
 
 def full_fence() -> None:
@@ -112,14 +113,15 @@ class FrontRing(SharedRing):
 
         Without the second count a response that came in between would wait for ever.
         """
-        words, header, cons = self.memory.words, self.header, self.rsp_cons
-        waiting = (words[header + RSP_PROD] - cons) & INDEX_MASK
-        if waiting:
-            return waiting
-        words[header + RSP_EVENT] = (cons + 1) & INDEX_MASK
-        if self.memory.shared:
-            full_fence()
-        return (words[header + RSP_PROD] - cons) & INDEX_MASK
+        memory, header, cons = self.memory, self.header, self.rsp_cons
+        words = memory.words
+        waiting = words[header + RSP_PROD] - cons
+        if not waiting:
+            words[header + RSP_EVENT] = (cons + 1) & INDEX_MASK
+            if memory.shared:
+                full_fence()
+            waiting = words[header + RSP_PROD] - cons
+        return waiting & INDEX_MASK
 
 
 class BackRing(SharedRing):
@@ -146,7 +148,10 @@ class BackRing(SharedRing):
     def unconsumed_requests(self) -> int:
         """Count the requests that can be taken and answered now (`RING_HAS_UNCONSUMED_REQUESTS`)."""
         cons = self.req_cons
-        requests = (self.memory.words[self.header] - cons) & INDEX_MASK
+        produced = self.memory.words[self.header]
+        if produced == cons:
+            return 0
+        requests = (produced - cons) & INDEX_MASK
         room = self.size - ((cons - self.rsp_prod_pvt) & INDEX_MASK)
         if requests > room:
             return room
@@ -164,18 +169,21 @@ class BackRing(SharedRing):
 
     def final_check_for_requests(self) -> int:
         """Ask to be notified of the next request, then count once more (`RING_FINAL_CHECK_FOR_REQUESTS`)."""
-        waiting = self.unconsumed_requests()
-        if waiting:
-            return waiting
-        self.memory.words[self.header + REQ_EVENT] = (self.req_cons + 1) & INDEX_MASK
-        if self.memory.shared:
+        memory, header, cons = self.memory, self.header, self.req_cons
+        words = memory.words
+        if words[header] != cons:
+            waiting = self.unconsumed_requests()
+            if waiting:
+                return waiting
+        words[header + REQ_EVENT] = (cons + 1) & INDEX_MASK
+        if memory.shared:
             full_fence()
-        return self.unconsumed_requests()
+        return self.unconsumed_requests() if words[header] != cons else 0
 
     def next_response(self) -> int:
         """Take the slot of the oldest unanswered request for a response and return its byte address."""
         index = self.rsp_prod_pvt
-        assert index != self.req_cons, "a response was put for which no request was taken"
+        assert index != self.req_cons, NO_REQUEST
         self.rsp_prod_pvt = (index + 1) & INDEX_MASK
         return self.first_slot + (index & self.mask) * self.slot_size
 

@@ -7,27 +7,27 @@ else's.
 
 from collections import deque
 
+from lateack.nodes.errors import RingBroken
 from lateack.nodes.facts import FrameDropped, VifDisabled
 from lateack.nodes.memory.grants import GRANTS_PER_PAGE
 from lateack.nodes.memory.hypervisor import GNTMAP_host_map, GNTST_okay, Hypervisor
 from lateack.nodes.memory.netif import (
     NETIF_RSP_ERROR,
     NETIF_RSP_NULL,
-    NETRXF_data_validated,
-    NETRXF_more_data,
-    NETTXF_csum_blank,
-    NETTXF_extra_info,
-    NETTXF_more_data,
     TX_REQUEST,
     XEN_NETIF_EXTRA_FLAG_MORE,
     XEN_NETIF_EXTRA_TYPE_GSO,
     XEN_NETIF_GSO_TYPE_TCPV4,
     XEN_NETIF_NR_SLOTS_MIN,
+    NETRXF_data_validated,
+    NETRXF_more_data,
+    NETTXF_csum_blank,
+    NETTXF_extra_info,
+    NETTXF_more_data,
     RxBackRing,
     TxBackRing,
 )
 from lateack.nodes.memory.pages import PAGE_SHIFT, PAGE_SIZE, WORDS_PER_PAGE, Memory
-from lateack.nodes.errors import RingBroken
 from lateack.nodes.memory.ring import INDEX_MASK, REQ_EVENT, full_fence
 from lateack.nodes.messages import Notify
 from lateack.nodes.node import Effect, Send
@@ -38,6 +38,9 @@ from lateack.nodes.strategies.backend import BackendStrategy, TxSlot
 MAX_PENDING_REQS = 256
 """Requests that may be unanswered at once, per queue (2014 on); the old pool was one for all guests."""
 
+OUTSTANDING_MAX = MAX_PENDING_REQS - XEN_NETIF_NR_SLOTS_MIN
+"""Beyond that another whole packet might not find room, so none is taken."""
+
 RX_QUEUE_BYTES_MAX = 512 * 1024
 """Bytes that may wait for a guest's receive buffers before frames are dropped (f48da8b14d04)."""
 
@@ -47,6 +50,7 @@ FATAL_SKB_SLOTS = 20
 GSO_TYPES = (XEN_NETIF_GSO_TYPE_TCPV4,)
 XEN_NETIF_EXTRA_TYPE_MAX = 6
 ETH_HLEN = 14
+CROSSES_PAGE = "a slot crosses the end of its page"
 
 
 class FatalRequest(Exception):
@@ -57,14 +61,15 @@ class Vif:
     """One guest's interface: its rings, its requests that are not answered yet, and its queue of arrived frames."""
 
     __slots__ = (
-        "disabled", "domid", "effects", "guest", "mac", "notifications", "outstanding", "peeked", "released", "rx",
-        "rx_bytes", "rx_queue", "tx", "unpushed",
+        "disabled", "domid", "effects", "guest", "kick", "mac", "notifications", "outstanding", "peeked", "released",
+        "rx", "rx_bytes", "rx_queue", "tx", "unpushed",
     )  # fmt: skip
 
     def __init__(self, guest: str, domid: int, effects: list[Effect]) -> None:
         self.guest = guest
         self.domid = domid
         self.effects = effects
+        self.kick = Send(guest, Notify(EVENT_CHANNEL))
         self.mac = b""
         self.tx: TxBackRing | None = None
         self.rx: RxBackRing | None = None
@@ -115,22 +120,15 @@ class Vif:
         """Take one packet off the ring: its slots, its flags and its GSO size; None when none can be taken now."""
         tx = self.tx
         assert tx is not None
-        if self.disabled or self.outstanding >= MAX_PENDING_REQS - XEN_NETIF_NR_SLOTS_MIN:
+        if self.disabled or self.outstanding >= OUTSTANDING_MAX or not tx.unconsumed_requests():
             return None
-        if not tx.unconsumed_requests():
-            return None
-        gref, offset, flags, request_id, total = tx.get_request()
+        gref, offset, flags, request_id, size = tx.get_request()
         gso_size = self._take_extras(tx) if flags & NETTXF_extra_info else 0
-        first = TxSlot(gref, offset, request_id, total)
-        slots = [first]
-        more = flags
-        while more & NETTXF_more_data:
-            if not tx.unconsumed_requests() or len(slots) >= FATAL_SKB_SLOTS:
-                raise FatalRequest("a packet has missing or too many slots")
-            gref, offset, more, request_id, size = tx.get_request()
-            first.size -= size
-            slots.append(TxSlot(gref, offset, request_id, size))
-        self._check(slots)
+        slots = [TxSlot(gref, offset, request_id, size)]
+        if flags & NETTXF_more_data:
+            self._take_more(tx, slots)
+        elif offset + size > PAGE_SIZE:
+            raise FatalRequest(CROSSES_PAGE)
         self.outstanding += len(slots)
         return slots, flags, gso_size
 
@@ -168,7 +166,7 @@ class Vif:
     def notify(self) -> None:
         """Kick the guest's event channel."""
         self.notifications += 1
-        self.effects.append(Send(self.guest, Notify(EVENT_CHANNEL)))
+        self.effects.append(self.kick)
 
     def peek_packets(self, memory: Memory, length: int) -> list[tuple[bytes, int]]:
         """Show the first bytes of each packet that came into the ring since the last look, and how many more follow.
@@ -193,7 +191,8 @@ class Vif:
                 extra = 0
                 continue
             if not more:
-                frame = memory.words[GRANT_FRAME * WORDS_PER_PAGE + gref * 2 + 1] if gref < GRANTS_PER_PAGE else memory.frames
+                entry = GRANT_FRAME * WORDS_PER_PAGE + gref * 2
+                frame = memory.words[entry + 1] if gref < GRANTS_PER_PAGE else memory.frames
                 start = (frame << PAGE_SHIFT) + offset
                 shown = memory.view[start : start + min(size, length)].tobytes()
                 seen.append((shown, size - len(shown)))
@@ -218,13 +217,25 @@ class Vif:
             self.unpushed = True
         return gso_size
 
-    def _check(self, slots: list[TxSlot]) -> None:
-        # Linux since 03393fd5cc2b only drops a packet whose sizes exceed its total; the older and stricter rule stands here.
-        if slots[0].size < 0:
+    def _take_more(self, tx: TxBackRing, slots: list[TxSlot]) -> None:
+        """Take the slots behind the first, which so far has the size of the whole packet (xenvif_count_requests)."""
+        left = slots[0].size
+        waiting = tx.unconsumed_requests()
+        more = NETTXF_more_data
+        while more & NETTXF_more_data:
+            if not waiting or len(slots) >= FATAL_SKB_SLOTS:
+                raise FatalRequest("a packet has missing or too many slots")
+            waiting -= 1
+            gref, offset, more, request_id, size = tx.get_request()
+            left -= size
+            slots.append(TxSlot(gref, offset, request_id, size))
+        # Linux only drops a packet whose sizes exceed its total; we are stricter, and shut the interface.
+        if left < 0:
             raise FatalRequest("the sizes of a packet's slots do not add up")
+        slots[0].size = left
         for slot in slots:
             if slot.offset + slot.size > PAGE_SIZE:
-                raise FatalRequest("a slot crosses the end of its page")
+                raise FatalRequest(CROSSES_PAGE)
 
     # --- guest receive ------------------------------------------------------------------------------------------------
 
@@ -232,10 +243,11 @@ class Vif:
         """Let a frame wait for receive buffers; beyond the bound it is dropped."""
         if self.disabled:
             return
-        if self.rx_bytes + len(frame) > RX_QUEUE_BYTES_MAX:
+        waiting = self.rx_bytes + len(frame)
+        if waiting > RX_QUEUE_BYTES_MAX:
             self.effects.append(FrameDropped(f"{self.guest}.vif", "the guest's receive queue is full"))
             return
-        self.rx_bytes += len(frame)
+        self.rx_bytes = waiting
         self.rx_queue.append(frame)
 
     def deliver(self, hypervisor: Hypervisor) -> None:
@@ -246,12 +258,15 @@ class Vif:
         queue = self.rx_queue
         delivered = False
         while queue:
-            needed = -(-len(queue[0]) // PAGE_SIZE)
+            length = len(queue[0])
+            needed = 1 if length <= PAGE_SIZE else -(-length // PAGE_SIZE)
             if rx.unconsumed_requests() < needed and not self._await_buffers(rx, needed):
                 break
-            frame = queue.popleft()
-            self.rx_bytes -= len(frame)
-            self._put_frame(rx, frame, hypervisor)
+            self.rx_bytes -= length
+            if needed == 1:
+                self._put_piece(rx, queue.popleft(), NETRXF_data_validated, hypervisor)
+            else:
+                self._put_frame(rx, queue.popleft(), hypervisor)
             delivered = True
         if delivered and rx.push_responses():
             self.notify()
@@ -265,21 +280,22 @@ class Vif:
         return rx.unconsumed_requests() >= needed
 
     def _put_frame(self, rx: RxBackRing, frame: bytes, hypervisor: Hypervisor) -> None:
+        """Put a frame longer than a page in pieces, each of which says whether more follows."""
         for start in range(0, len(frame), PAGE_SIZE):
-            piece = frame[start : start + PAGE_SIZE] if len(frame) > PAGE_SIZE else frame
-            request_id, gref = rx.get_request()
-            status = hypervisor.copy_to_grant(DOMAIN_0, self.domid, gref, 0, piece)
-            flags = NETRXF_data_validated
-            if start + PAGE_SIZE < len(frame):
-                flags |= NETRXF_more_data
-            rx.put_response(request_id, 0, flags, len(piece) if status == GNTST_okay else NETIF_RSP_ERROR)
+            more = NETRXF_more_data if start + PAGE_SIZE < len(frame) else 0
+            self._put_piece(rx, frame[start : start + PAGE_SIZE], NETRXF_data_validated | more, hypervisor)
+
+    def _put_piece(self, rx: RxBackRing, piece: bytes, flags: int, hypervisor: Hypervisor) -> None:
+        request_id, gref = rx.get_request()
+        status = hypervisor.copy_to_grant(DOMAIN_0, self.domid, gref, 0, piece)
+        rx.put_response(request_id, 0, flags, len(piece) if status == GNTST_okay else NETIF_RSP_ERROR)
 
 
 def is_refused(slots: list[TxSlot]) -> bool:
     """Say whether a packet is answered with errors: more slots than the protocol knows, or less than a header."""
-    return len(slots) > XEN_NETIF_NR_SLOTS_MIN or (
-        slots[0].size < ETH_HLEN and sum([slot.size for slot in slots]) < ETH_HLEN
-    )
+    if len(slots) > XEN_NETIF_NR_SLOTS_MIN:
+        return True
+    return slots[0].size < ETH_HLEN and sum([slot.size for slot in slots]) < ETH_HLEN
 
 
 def admit_packet(vif: Vif, strategy: BackendStrategy, packet: tuple[list[TxSlot], int, int]) -> SkBuff | None:
@@ -290,6 +306,7 @@ def admit_packet(vif: Vif, strategy: BackendStrategy, packet: tuple[list[TxSlot]
         for slot in slots:
             vif.respond(slot, NETIF_RSP_ERROR)
         return None
-    skb.shinfo.gso_size = gso_size
-    skb.needs_checksum = bool(flags & NETTXF_csum_blank)
+    if gso_size:
+        skb.shinfo.gso_size = gso_size
+    skb.needs_checksum = flags & NETTXF_csum_blank != 0
     return skb

@@ -1,7 +1,8 @@
 """netfront: the guest's half of the network driver (drivers/net/xen-netfront.c).
 
-For every piece of a packet it grants the page that holds it, puts a request into the transmit ring, and keeps the packet
-until the backend has answered. What that answer means is the backend's strategy: "copied" or "nobody here uses it".
+For every piece of a packet it grants the page that holds it, puts a request into the transmit ring, and keeps the
+packet until the backend has answered. What that answer means is the backend's strategy: "copied" or "nobody here uses
+it".
 """
 
 from collections import deque
@@ -10,12 +11,12 @@ from lateack.nodes.facts import FrameDropped, FrontendBroken
 from lateack.nodes.memory.grants import GrantTable
 from lateack.nodes.memory.netif import (
     NETIF_RSP_NULL,
+    XEN_NETIF_GSO_TYPE_TCPV4,
     NETRXF_more_data,
     NETTXF_csum_blank,
     NETTXF_data_validated,
     NETTXF_extra_info,
     NETTXF_more_data,
-    XEN_NETIF_GSO_TYPE_TCPV4,
     RxFrontRing,
     TxFrontRing,
 )
@@ -30,9 +31,10 @@ from lateack.nodes.split.xenbus import (
     TX_RING_FRAME,
     frontend_keys,
 )
-from lateack.nodes.stack.skb import SkBuff, kfree_skb, skb_length
+from lateack.nodes.stack.skb import SkBuff, kfree_skb
 
 PAGE_MASK = PAGE_SIZE - 1
+TOO_MANY_RESPONSES = "the backend claims more responses than the ring has slots"
 PARTIAL = NETTXF_csum_blank | NETTXF_data_validated
 
 
@@ -40,7 +42,7 @@ class Netfront:
     """The device under a guest's stack."""
 
     __slots__ = (
-        "backend", "broken", "effects", "free_ids", "grants", "guest", "memory", "notifications", "pool", "queue",
+        "broken", "effects", "free_ids", "grants", "guest", "kick", "memory", "notifications", "pool", "queue",
         "queue_max", "rx", "rx_grefs", "rx_offered", "rx_pages", "rx_target", "tx", "tx_grefs", "tx_skbs", "unpushed",
     )  # fmt: skip
 
@@ -57,11 +59,11 @@ class Netfront:
         queue_max: int,
     ) -> None:
         self.guest = guest
-        self.backend = backend
         self.memory = memory
         self.grants = grants
         self.pool = pool
         self.effects = effects
+        self.kick = Send(backend, Notify(EVENT_CHANNEL))
         self.rx_target = rx_target
         self.queue_max = queue_max
         self.queue: deque[SkBuff] = deque()
@@ -124,17 +126,20 @@ class Netfront:
         """Grant every page of the packet and describe it in the ring, header first (xennet_start_xmit)."""
         shinfo = skb.shinfo
         frags = shinfo.frags
-        tx = self.tx
+        gso_size = shinfo.gso_size
+        data = skb.data
+        size = skb.tail - data
         flags = PARTIAL if skb.needs_checksum else NETTXF_data_validated
         if frags:
             flags |= NETTXF_more_data
-        if shinfo.gso_size:
+            skb.users += len(frags)
+            for frag in frags:
+                size += frag.size
+        if gso_size:
             flags |= NETTXF_extra_info
-        skb.users += len(frags)
-        data = skb.data
-        self._slot(skb, data >> PAGE_SHIFT, data & PAGE_MASK, flags, skb_length(skb))
-        if shinfo.gso_size:
-            tx.put_extra_gso(shinfo.gso_size, XEN_NETIF_GSO_TYPE_TCPV4)
+        self._slot(skb, data >> PAGE_SHIFT, data & PAGE_MASK, flags, size)
+        if gso_size:
+            self.tx.put_extra_gso(gso_size, XEN_NETIF_GSO_TYPE_TCPV4)
         left = len(frags)
         for frag in frags:
             left -= 1
@@ -154,63 +159,60 @@ class Netfront:
         """The event channel fired: free what was answered and return the frames that arrived."""
         if self.broken:
             return []
-        self._collect_responses()
-        if self.broken:
-            return []
+        waiting = self.tx.unconsumed_responses()
+        if waiting:
+            self._collect_responses(waiting)
+            if self.broken:
+                return []
         while self.queue and self._fits(self.queue[0]):
             self._put(self.queue.popleft())
-        return self._receive()
+        waiting = self.rx.unconsumed_responses()
+        return self._receive(waiting) if waiting else []
 
-    def _collect_responses(self) -> None:
-        tx = self.tx
-        waiting = tx.unconsumed_responses()
+    def _collect_responses(self, waiting: int) -> None:
+        """Take back the grant of each answered request and let go of its packet (xennet_tx_buf_gc)."""
+        tx, tx_skbs, grants = self.tx, self.tx_skbs, self.grants
         while waiting:
             if waiting > tx.size:
-                self._break("the backend claims more responses than the ring has slots")
-                return
+                return self._break(TOO_MANY_RESPONSES)
             for _ in range(waiting):
                 request_id, status = tx.get_response()
-                if status != NETIF_RSP_NULL and not self._complete(request_id):
-                    return
+                if status == NETIF_RSP_NULL:
+                    continue
+                skb = tx_skbs[request_id] if request_id < tx.size else None
+                if skb is None:
+                    return self._break("a response names a request that is not outstanding")
+                if not grants.end_access(self.tx_grefs[request_id]):
+                    return self._break("a response came while the backend still has the page mapped")
+                tx_skbs[request_id] = None
+                self.free_ids.append(request_id)
+                kfree_skb(skb)
             waiting = tx.final_check_for_responses()
 
-    def _complete(self, request_id: int) -> bool:
-        """Take back the grant of one answered request and let go of its packet."""
-        skb = self.tx_skbs[request_id] if request_id < self.tx.size else None
-        if skb is None:
-            self._break("a response names a request that is not outstanding")
-            return False
-        if not self.grants.end_access(self.tx_grefs[request_id]):
-            self._break("a response came while the backend still has the page mapped")
-            return False
-        self.tx_skbs[request_id] = None
-        self.free_ids.append(request_id)
-        kfree_skb(skb)
-        return True
-
-    def _receive(self) -> list[bytes]:
-        rx = self.rx
+    def _receive(self, waiting: int) -> list[bytes]:
+        """Copy out what arrived and offer each buffer again (xennet_poll)."""
+        rx, grants, view = self.rx, self.grants, self.memory.view
         frames: list[bytes] = []
         parts: list[bytes] = []
-        waiting = rx.unconsumed_responses()
-        if not waiting:
-            return frames
         while waiting:
             if waiting > rx.size:
-                self._break("the backend claims more responses than the ring has slots")
+                self._break(TOO_MANY_RESPONSES)
                 return frames
             for _ in range(waiting):
                 request_id, offset, flags, status = rx.get_response()
                 page = self.rx_pages[request_id] if request_id < rx.size else None
-                if page is None or not self.grants.end_access(self.rx_grefs[request_id]):
+                if page is None or not grants.withdraw(self.rx_grefs[request_id]):
                     self._break("a receive buffer came back that is not whole")
                     return frames
                 if status > 0 and offset + status <= PAGE_SIZE:
-                    parts.append(self.memory.read(page.frame, offset, status))
-                if not flags & NETRXF_more_data and parts:
+                    start = (page.frame << PAGE_SHIFT) + offset
+                    parts.append(view[start : start + status].tobytes())
+                if parts and not flags & NETRXF_more_data:
                     frames.append(parts[0] if len(parts) == 1 else b"".join(parts))
                     parts = []
-                self._offer(request_id, page)
+                gref = self.rx_grefs[request_id]
+                grants.lend_again(gref)
+                rx.put_request(request_id, gref)
             waiting = rx.final_check_for_responses()
         if rx.push_requests():
             self._notify()
@@ -223,7 +225,7 @@ class Netfront:
 
     def _notify(self) -> None:
         self.notifications += 1
-        self.effects.append(Send(self.backend, Notify(EVENT_CHANNEL)))
+        self.effects.append(self.kick)
 
     def _break(self, reason: str) -> None:
         """Stop using a backend that broke the rules (XSA-396: no crash, no further use)."""

@@ -1,4 +1,4 @@
-"""The xenbus states and the keys by which the two halves of a network driver find each other (xen/io/xenbus.h, netif.h).
+"""The xenbus states and keys by which the two halves of a network driver find each other (xen/io/xenbus.h, netif.h).
 
 backend InitWait (features) -> frontend writes its keys, Connected -> backend maps the rings, Connected
 """
@@ -10,6 +10,7 @@ EVENT_CHANNEL = 1
 
 GRANT_FRAME, TX_RING_FRAME, RX_RING_FRAME, FIRST_FREE_FRAME = range(4)
 """Where a guest keeps its grant table and rings; the toolstack knows the first, xenstore tells the others by grant."""
+
 
 def backend_features(gso: bool) -> dict[str, str | int]:
     """Return what the backend publishes; without *gso* no packet longer than the MTU may come."""

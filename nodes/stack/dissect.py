@@ -7,7 +7,7 @@ from struct import Struct
 
 import msgspec
 
-from lateack.nodes.stack.packets import IPPROTO_TCP, IPPROTO_UDP, flow_name
+from lateack.nodes.stack.packets import IPPROTO_TCP, IPPROTO_UDP, datagram_key, flow_name, fragment_flow_name
 
 NFS_PROGRAM = 100003
 NFS_PROCEDURES = (
@@ -17,9 +17,12 @@ NFS_PROCEDURES = (
 RPC_HEADER = Struct("!IIIIII")
 RPC_START = Struct("!II")
 FLOW = Struct("!IIHH")
-TCP_POSITION = Struct("!IIH")
+TCP_HEAD = Struct("!12x2s9xB2x12sIIH")
+"""What a sniffer reads of a frame's first 48 bytes: type, protocol, addresses and ports, seq, ack, offset and flags."""
+TCP_FRAME_MIN = 54
 ETHERTYPE_IPV4 = b"\x08\x00"
 NOTHING_BUT_ACK = ("ack", "", 0)
+UNKNOWN = ("", "", 0)
 
 FLOWS_MAX = 4096
 """Flows whose names are remembered before the memory is emptied."""
@@ -46,29 +49,37 @@ class Dissection(msgspec.Struct, gc=False):
 def dissect(frame: bytes, names: dict[int, str], more: int = 0) -> Dissection:
     """Decode *frame* (or its first 128 bytes, with *more* bytes to follow); *names* maps IPv4 addresses to machines."""
     size = len(frame)
+    if size < TCP_FRAME_MIN:
+        return _dissect_other(frame, names, more)
+    kind_of_frame, protocol, key, seq, ack, offset_flags = TCP_HEAD.unpack_from(frame)
+    if protocol != IPPROTO_TCP or kind_of_frame != ETHERTYPE_IPV4:
+        return _dissect_other(frame, names, more)
+    source, target, flow = _flows.get(key) or _learn(key)
+    start = 34 + (offset_flags >> 10 & 0x3C)
+    length = size - start + more
+    kind, rpc, xid = _rpc(frame, start + 4) if length else NOTHING_BUT_ACK
+    return Dissection(
+        names.get(source, ""), names.get(target, ""), "tcp", flow, seq, ack, offset_flags & 0x3F, length, kind, rpc, xid
+    )
+
+
+def _dissect_other(frame: bytes, names: dict[int, str], more: int) -> Dissection:
+    """Decode what is not a TCP segment with a whole header: a datagram, or less."""
+    size = len(frame)
     if size < 42 or frame[12:14] != ETHERTYPE_IPV4:
         return Dissection(length=size + more)
-    protocol = frame[23]
     key = frame[26:38]
     source, target, flow = _flows.get(key) or _learn(key)
-    if protocol == IPPROTO_TCP and size >= 54:
-        seq, ack, offset_flags = TCP_POSITION.unpack_from(frame, 38)
-        start = 34 + (offset_flags >> 12) * 4
-        length = size - start + more
-        kind, rpc, xid = _rpc(frame, start + 4) if length else NOTHING_BUT_ACK
-        return Dissection(
-            names.get(source, ""), names.get(target, ""), "tcp", flow, seq, ack, offset_flags & 0x3F, length, kind, rpc, xid
-        )
-    if protocol == IPPROTO_UDP:
-        key, seq, start = datagram_key(frame)
-        if len(key) == 8:
-            flow = fragment_flow_name(source, target)
-        # Only a datagram's first packet begins with its ports; of any other nothing but the addresses is known.
-        kind, rpc, xid = _rpc(frame, 42) if start == 42 or not seq & 0xFFFF else UNKNOWN
-        return Dissection(
-            names.get(source, ""), names.get(target, ""), "udp", flow, seq, 0, 0, size - start + more, kind, rpc, xid
-        )
-    return Dissection(names.get(source, ""), names.get(target, ""), length=size + more)
+    if frame[23] != IPPROTO_UDP:
+        return Dissection(names.get(source, ""), names.get(target, ""), length=size + more)
+    key, seq, start = datagram_key(frame)
+    if len(key) == 8:
+        flow = fragment_flow_name(source, target)
+    # Only a datagram's first packet begins with its ports; of any other nothing but the addresses is known.
+    kind, rpc, xid = _rpc(frame, 42) if start == 42 or not seq & 0xFFFF else UNKNOWN
+    return Dissection(
+        names.get(source, ""), names.get(target, ""), "udp", flow, seq, 0, 0, size - start + more, kind, rpc, xid
+    )
 
 
 def _learn(key: bytes) -> tuple[int, int, str]:
@@ -82,13 +93,20 @@ def _learn(key: bytes) -> tuple[int, int, str]:
 
 def _rpc(frame: bytes, start: int) -> tuple[str, str, int]:
     """Recognise an ONC RPC message at *start*; the emulator's senders begin every record in a segment of its own."""
-    if len(frame) < start + 8:
-        return "", "", 0
-    xid, message_type = RPC_START.unpack_from(frame, start)
+    if len(frame) < start + RPC_HEADER.size:
+        return _short_rpc(frame, start)
+    xid, message_type, rpc_version, program, _, procedure = RPC_HEADER.unpack_from(frame, start)
     if message_type == 1:
         return "reply", "", xid
-    if message_type == 0 and len(frame) >= start + RPC_HEADER.size:
-        _, _, rpc_version, program, _, procedure = RPC_HEADER.unpack_from(frame, start)
-        if rpc_version == 2 and program == NFS_PROGRAM and procedure < len(NFS_PROCEDURES):
-            return "call", NFS_PROCEDURES[procedure], xid
-    return "", "", xid
+    if message_type == 0 and rpc_version == 2 and program == NFS_PROGRAM and procedure < len(NFS_PROCEDURES):
+        return "call", NFS_PROCEDURES[procedure], xid
+    return UNKNOWN
+
+
+def _short_rpc(frame: bytes, start: int) -> tuple[str, str, int]:
+    """Recognise a reply of which too little is here for a call's header."""
+    if len(frame) >= start + 8:
+        xid, message_type = RPC_START.unpack_from(frame, start)
+        if message_type == 1:
+            return "reply", "", xid
+    return UNKNOWN

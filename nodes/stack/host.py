@@ -24,7 +24,7 @@ from lateack.nodes.stack.packets import (
     address_text,
     parse,
 )
-from lateack.nodes.stack.tcp import CLOSED, CLOSE_WAIT, CloneHook, Device, TcpParameters, TcpSocket
+from lateack.nodes.stack.tcp import CLOSE_WAIT, CLOSED, CloneHook, Device, TcpParameters, TcpSocket
 from lateack.nodes.stack.tcp_input import take_syn, tcp_flush, tcp_rcv
 from lateack.nodes.stack.tcp_output import tcp_accept_syn, tcp_close, tcp_connect, tcp_send_reset, tcp_write_xmit
 from lateack.nodes.stack.tcp_timer import tcp_timer_fired
@@ -34,6 +34,8 @@ EPHEMERAL_FIRST = 700
 """NFS clients bind reserved ports below 1024 (`xprt_min_resvport`), which is where knfsd expects them."""
 
 SOCKETS_MAX = 4096
+UNFRAGMENTED = frozenset(bytes((flags, 0)) for flags in (0x00, 0x40, 0x80, 0xC0))
+"""What the flags and the fragment offset of a whole IPv4 packet may be: anything but MF and an offset."""
 
 
 class HostAddress(msgspec.Struct, frozen=True):
@@ -77,7 +79,6 @@ class IpStack:
         self.datagram_sockets: dict[int, UdpSocket] = {}
         self.listeners: set[int] = set()
         self.touched: list[TcpSocket] = []
-        self.armed: dict[str, int] = {}
         self.timers: dict[str, TcpSocket] = {}
         self.next_port = EPHEMERAL_FIRST
         self.reassembly = Reassembly()
@@ -117,10 +118,15 @@ class IpStack:
 
     def receive(self, frame: bytes, now: int) -> None:
         """Take one frame from the device; what it held is found in the sockets afterwards."""
-        self.receive_burst((frame,), now)
+        segment = self._parse(frame)
+        if segment is not None:
+            self._receive(segment, now)
 
     def receive_burst(self, frames: Sequence[bytes], now: int) -> None:
-        """Take a burst of frames. TCP segments that continue each other are merged first, as GRO does (net/core/gro.c)."""
+        """Take a burst of frames; TCP segments that continue each other are merged first, as GRO does (gro.c)."""
+        if len(frames) == 1:
+            self.receive(frames[0], now)
+            return
         merged: list[bytes] = []
         head: Segment | None = None
         expected = 0
@@ -145,25 +151,23 @@ class IpStack:
             if head is not None:
                 self._deliver(head, merged, now)
                 head = None
-            if segment.protocol == IPPROTO_UDP:
-                self._receive_udp(segment)
-            elif segment.payload:
+            if segment.payload and segment.protocol != IPPROTO_UDP:
                 head, merged = segment, []
                 expected = (segment.seq + len(segment.payload)) & M32
             else:
-                self._receive_tcp(segment, now)
+                self._receive(segment, now)
         if head is not None:
             self._deliver(head, merged, now)
 
     def _deliver(self, head: Segment, merged: list[bytes], now: int) -> None:
         if merged:
             head.payload = b"".join([head.payload, *merged])
-        self._receive_tcp(head, now)
+        self._receive(head, now)
 
     def _parse(self, frame: bytes) -> Segment | None:
         """Decode a frame for this host; a fragment waits for the rest of its datagram."""
         try:
-            if len(frame) >= 34 and frame[20] & 0x3F | frame[21] and frame[12:14] == b"\x08\x00":
+            if frame[20:22] not in UNFRAGMENTED and len(frame) >= 34 and frame[12:14] == b"\x08\x00":
                 whole = self.reassembly.take(frame)
                 if whole is None:
                     return None
@@ -187,17 +191,20 @@ class IpStack:
             return
         self.touched = []
         for sk in touched:
-            if sk.state is not CLOSED:
+            if sk.state != CLOSED:
                 tcp_flush(sk, now)
-            if sk.deadline is not None:
-                self._arm(sk)
+            deadline = sk.deadline
+            if deadline is not None and (sk.armed is None or sk.armed > deadline):
+                # A deadline that moves back costs nothing: the early wake-up finds it in the future and asks again.
+                sk.armed = deadline
+                self.effects.append(SetTimer(sk.timer, deadline))
 
     def timer_fired(self, name: str, now: int) -> bool:
         """Take a timer that this stack set; return whether it was one of ours."""
         sk = self.timers.get(name)
         if sk is None:
             return False
-        self.armed.pop(name, None)
+        sk.armed = None
         if sk.deadline is not None and now >= sk.deadline:
             tcp_timer_fired(sk, now)
         self.touched.append(sk)
@@ -220,7 +227,10 @@ class IpStack:
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
-    def _receive_tcp(self, segment: Segment, now: int) -> None:
+    def _receive(self, segment: Segment, now: int) -> None:
+        if segment.protocol == IPPROTO_UDP:
+            self._receive_udp(segment)
+            return
         key = (segment.dport, segment.source, segment.sport)
         sk = self.sockets.get(key)
         if sk is None or sk.state == CLOSED:
@@ -258,18 +268,6 @@ class IpStack:
         self.sockets[local_port, address, port] = sk
         self.timers[sk.timer] = sk
         return sk
-
-    def _arm(self, sk: TcpSocket) -> None:
-        """Ask for a wake-up at the socket's deadline, unless an earlier one is already on its way.
-
-        A deadline that moves back costs nothing: the early wake-up finds it in the future and asks again.
-        """
-        deadline, name = sk.deadline, sk.timer
-        assert deadline is not None
-        armed = self.armed.get(name)
-        if armed is None or armed > deadline:
-            self.armed[name] = deadline
-            self.effects.append(SetTimer(name, deadline))
 
 
 __all__ = ["CLOSE_WAIT", "HostAddress", "IpStack"]

@@ -1,7 +1,7 @@
 """Who uses a page: the one room where references to fragments are taken, dropped and answered for.
 
-The kernel of 2011 counts the users of a page with bare get/put, so its owner never learns when the last one is gone. The
-room below holds that and every mechanism by which an owner may be told, side by side:
+The kernel of 2011 counts the users of a page with bare get/put, so its owner never learns when the last one is gone.
+The room below holds that and every mechanism by which an owner may be told, side by side:
 
     page.refs           bare references; at zero the page goes back to its pool, and nobody else is told
     FragDestructor      counts the fragments of one owner, wherever the stack moves them (Campbell 2011, never merged)
@@ -63,8 +63,8 @@ class FragDestructor:
 class UbufInfo:
     """An owner's callback that lives in the shared info of a packet: `struct ubuf_info`.
 
-    `refcounted` owners (MSG_ZEROCOPY) tolerate that a second data block shares the pages; all others make the stack copy
-    the pages before a clone may share them (`SKBFL_DONT_ORPHAN` is its opposite).
+    `refcounted` owners (MSG_ZEROCOPY) tolerate that a second data block shares the pages; all others make the stack
+    copy the pages before a clone may share them (`SKBFL_DONT_ORPHAN` is its opposite).
     """
 
     __slots__ = ("owner", "refcounted", "refs", "success", "token")
@@ -125,7 +125,7 @@ DOMID_INVALID = 0x7FF4
 """Xen's name for no domain at all (xen.h)."""
 
 NOWHERE = Memory(DOMID_INVALID, 1, bytearray([POISON]) * PAGE_SIZE)
-"""What an unmapped page shows. The kernel would fault; we read poison, so that the run goes on and an oracle can see."""
+"""What an unmapped page shows. The kernel would fault; we read poison: the run goes on and an oracle can see."""
 
 
 def unmap_page(page: Page) -> None:

@@ -9,11 +9,12 @@ skb_checksum_help does.
 """
 
 from collections import deque
+from struct import Struct
 
 from lateack.nodes.facts import AccessFault, Fact, FrameDropped, FrameSent, Parked
 from lateack.nodes.memory.pages import PagePool
 from lateack.nodes.node import Effect
-from lateack.nodes.stack.lifetime import Frag, frag_view, unmapped
+from lateack.nodes.stack.lifetime import DOMID_INVALID, Frag, frag_view
 from lateack.nodes.stack.packets import (
     ETH_IP,
     FIN,
@@ -23,41 +24,23 @@ from lateack.nodes.stack.packets import (
     SYN,
     TCP,
     TCP_FRAME,
-    TCP_SEQ,
     checksum_of,
     datagram_key,
     digest_of,
     flow_name,
     fragment_flow_name,
+    payload_sums,
     remembered_sum,
 )
-from lateack.nodes.stack.skb import SkBuff, kfree_skb, skb_copy_ubufs, skb_linear
+from lateack.nodes.stack.skb import SkBuff, kfree_skb, skb_copy_ubufs, skb_length, skb_linear
 
 HALF = 1 << 31
+TCP_PLACE = Struct("!12sI4xB")
+"""From the addresses of an IPv4 header on: addresses and ports, sequence number, data offset."""
+CHECKSUM = Struct("!H")
 
-
-class PacketHead:
-    """What a card reads off the headers of a packet in its queue."""
-
-    __slots__ = ("flow", "header_length", "linear", "payload_length", "protocol", "seq")
-
-    def __init__(self, skb: SkBuff, flows: dict[bytes, str]) -> None:
-        linear = self.linear = skb_linear(skb)
-        self.protocol = linear[23]
-        if self.protocol == IPPROTO_TCP:
-            key = linear[26:38]
-            _, _, self.seq, _, offset_flags, _, _, _ = TCP.unpack_from(linear, 34)
-            self.header_length = 34 + (offset_flags >> 12) * 4
-        else:
-            key, self.seq, self.header_length = datagram_key(linear)
-        flow = flows.get(key)
-        if flow is None:
-            flow = flows[key] = _flow_of(key)
-        self.flow = flow
-        length = len(linear) - self.header_length
-        for frag in skb.shinfo.frags:
-            length += frag.size
-        self.payload_length = length
+Pages = tuple[tuple[int, int, int, int], ...]
+"""Where a packet's paged bytes lay when they were read: (domid, frame, offset, size) each."""
 
 
 def _flow_of(key: bytes) -> str:
@@ -108,8 +91,11 @@ class Nic:
 
     def parked(self, skb: SkBuff) -> Fact:
         """Return the fact that a packet waits at this card."""
-        head = PacketHead(skb, self.flows)
-        return Parked(self.place, head.flow, head.seq, head.payload_length, self.left_before(head.flow, head.seq, head.payload_length))
+        linear = skb_linear(skb)
+        key, seq, header_length = _place_of(linear)
+        flow = self.flows.get(key) or self._name(key)
+        length = skb_length(skb) - header_length
+        return Parked(self.place, flow, seq, length, self.left_before(flow, seq, length))
 
     def open(self) -> None:
         """Open the gate: everything that waits is read now, in its order."""
@@ -119,51 +105,59 @@ class Nic:
 
     def take_frames(self) -> list[bytes]:
         """Return the frames that have left since the last call."""
-        frames = self.frames
-        if frames:
-            self.frames = []
+        frames, self.frames = self.frames, []
         return frames
 
     def _dma(self, skb: SkBuff) -> None:
         """Read the packet's bytes, put them on the wire as frames, and free the packet (TX completion)."""
         shinfo = skb.shinfo
         linear = shinfo.slab.memory.view[skb.data : skb.tail].tobytes()
-        if linear[23] == IPPROTO_TCP:
-            key, seq, header_length = linear[26:38], TCP_SEQ.unpack_from(linear, 38)[0], 34 + (linear[46] >> 4) * 4
-        else:
-            key, seq, header_length = datagram_key(linear)
-        frags = shinfo.frags
+        key, seq, header_length = _place_of(linear)
         payload = linear[header_length:]
-        if frags:
-            payload = b"".join([payload, *[frag_view(frag) for frag in frags]])
-        mss = shinfo.gso_size or len(payload)
-        if len(payload) > mss:
-            digests = self._cut(linear, payload, mss)
-        else:
-            digest = digest_of(payload)
-            digests = (digest,)
-            self.frames.append(_whole_frame(skb, linear, header_length, payload, digest))
-        if payload:
+        pages: Pages = ()
+        if shinfo.frags:
+            payload, pages = self._read(payload, shinfo.frags)
+        length = len(payload)
+        if length:
+            mss = shinfo.gso_size or length
+            digests = self._send(skb, linear[:header_length], payload, mss)
             flow = self.flows.get(key) or self._name(key)
             # A datagram never leaves twice: what repeats a call in UDP is another datagram.
-            again = linear[23] == IPPROTO_TCP and self._leaves(flow, seq, len(payload))
-            self._record(frags, flow, seq, mss, digests, payload, again)
-        elif linear[23] == IPPROTO_TCP and linear[47] & SYN:
-            self.highest.pop(self.flows.get(key) or self._name(key), None)  # another connection of the same ports
+            again = linear[23] == IPPROTO_TCP and self._leaves(flow, seq, length)
+            shown = payload if again else b""
+            self.effects.append(FrameSent(self.place, flow, seq, length, mss, digests, again, pages, shown))
+        else:
+            self.frames.append(_whole_frame(linear, b"", 0) if skb.needs_checksum else linear)
+            if linear[23] == IPPROTO_TCP and linear[47] & SYN:
+                self.highest.pop(self.flows.get(key) or self._name(key), None)  # another connection of the same ports
         kfree_skb(skb)
         if self.watch is not None:
-            self.watch.frame_left(linear, len(payload) + header_length - len(linear))
+            self.watch.frame_left(linear, length + header_length - len(linear))
 
-    def _record(
-        self, frags: list[Frag], flow: str, seq: int, mss: int, digests: tuple[int, ...], payload: bytes, again: bool
-    ) -> None:
-        pages = tuple([(frag.page.memory.domid, frag.page.frame, frag.offset, frag.size) for frag in frags])
+    def _read(self, linear: bytes, frags: list[Frag]) -> tuple[bytes, Pages]:
+        """Return *linear* and what the pages hold at this moment, and where they are; an unmapped one is a fault."""
+        parts: list[bytes | memoryview] = [linear]
+        pages: list[tuple[int, int, int, int]] = []
         for frag in frags:
-            if unmapped(frag.page):
-                self.effects.append(AccessFault(self.place, frag.page.memory.domid, frag.page.frame))
-        length = len(payload)
-        shown = payload if again else b""
-        self.effects.append(FrameSent(self.place, flow, seq, length, mss, digests, again, pages, shown))
+            page = frag.page
+            parts.append(frag_view(frag))
+            domid = page.memory.domid
+            pages.append((domid, page.frame, frag.offset, frag.size))
+            if domid == DOMID_INVALID:
+                self.effects.append(AccessFault(self.place, domid, page.frame))
+        return b"".join(parts), tuple(pages)
+
+    def _send(self, skb: SkBuff, headers: bytes, payload: bytes, mss: int) -> tuple[int, ...]:
+        """Put a payload on the wire in pieces of *mss* with all their sums; return the digest of each."""
+        if len(payload) > mss:
+            return self._cut(headers, payload, mss)
+        digest = digest_of(payload)
+        if skb.needs_checksum:
+            total = payload_sums.get(digest) or remembered_sum(payload, digest)
+            self.frames.append(_whole_frame(headers, payload, total))
+        else:
+            self.frames.append(headers + payload)
+        return (digest,)
 
     def _name(self, key: bytes) -> str:
         flow = self.flows[key] = _flow_of(key)
@@ -171,14 +165,17 @@ class Nic:
 
     def _leaves(self, flow: str, seq: int, length: int) -> bool:
         """Take note of a range of a stream that leaves now; return whether its first byte had left before."""
-        highest = self.highest.get(flow)
         end = (seq + length) & M32
-        if highest is None or (end - highest) & M32 < HALF:
+        highest = self.highest.get(flow)
+        if highest is None:
             self.highest[flow] = end
-        return highest is not None and (seq - highest) & M32 >= HALF
+            return False
+        if (end - highest) & M32 < HALF:
+            self.highest[flow] = end
+        return (seq - highest) & M32 >= HALF
 
     def left_before(self, flow: str, seq: int, length: int) -> bool:
-        """Say whether the first byte of this range has left through this card before, as any sniffer here could tell."""
+        """Say whether the first byte of this range has left through this card before, as a sniffer could tell."""
         highest = self.highest.get(flow)
         return highest is not None and length > 0 and (seq - highest) & M32 >= HALF
 
@@ -223,7 +220,7 @@ class Nic:
         return tuple(digests)
 
     def _sum_in_software(self, skb: SkBuff) -> None:
-        """Freeze the bytes before they are summed; from here on the pages' owner can change nothing (skb_checksum_help)."""
+        """Freeze the bytes before they are summed: the pages' owner can change them no more (skb_checksum_help)."""
         if skb.shinfo.frags and skb.shinfo.shared_frag:
             self.copied_bytes += sum(frag.size for frag in skb.shinfo.frags)
             skb_copy_ubufs(skb, self.pool)
@@ -237,13 +234,16 @@ class NicWatcher:
         raise NotImplementedError
 
 
-def _whole_frame(skb: SkBuff, linear: bytes, header_length: int, payload: bytes, digest: int) -> bytes:
+def _place_of(linear: bytes) -> tuple[bytes, int, int]:
+    """Return (addresses and ports, position, length of headers) of the packet that begins with *linear*."""
+    if linear[23] != IPPROTO_TCP:
+        return datagram_key(linear)
+    key, seq, offset = TCP_PLACE.unpack_from(linear, 26)
+    return key, seq, 34 + (offset >> 2 & 0x3C)
+
+
+def _whole_frame(headers: bytes, payload: bytes, payload_sum: int) -> bytes:
     """Finish the checksum that CHECKSUM_PARTIAL left open: the field holds the pseudo header's sum."""
-    if not skb.needs_checksum:
-        return linear[:header_length] + payload
-    total = int.from_bytes(linear[34:header_length], "big") % 0xFFFF
-    if payload:
-        total += remembered_sum(payload, digest)
-    at = 50 if linear[23] == IPPROTO_TCP else 40
-    check = ((0xFFFF - total % 0xFFFF) or 0xFFFF).to_bytes(2, "big")
-    return b"".join((linear[:at], check, linear[at + 2 : header_length], payload))
+    check = CHECKSUM.pack(0xFFFF - (int.from_bytes(headers[34:]) + payload_sum) % 0xFFFF)
+    at = 50 if headers[23] == IPPROTO_TCP else 40
+    return b"".join((headers[:at], check, headers[at + 2 :], payload))

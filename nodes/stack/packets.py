@@ -29,7 +29,9 @@ SUMS_MAX = 1 << 16
 ETH_IP = Struct("!6s6sHBBHHHBBHII")
 TCP = Struct("!HHIIHHHH")
 TCP_SEQ = Struct("!I")
-TCP_FIELDS = Struct("!IIHHIIHH")
+TCP_PACKET = Struct("!12x3sxH8xIIHHIIHH")
+"""What a receiver reads of an Ethernet, IPv4 and TCP header: its plainness, its length, and addresses to window."""
+TCP_PACKET_BYTES = 54
 ADDRESSES = Struct("!II")
 IPV4_PLAIN = b"\x08\x00\x45"
 """The Ethernet type and the first bytes of an IPv4 header without options or type of service."""
@@ -37,11 +39,12 @@ IPV4_PLAIN = b"\x08\x00\x45"
 UDP = Struct("!HHHH")
 TCP_FRAME = Struct("!6s6sHBBHHHBBHIIHHIIHHHH")
 
-FOLD_ABOVE = 512
+FOLD_ABOVE = 1024
 """Bytes above which a sum is folded before it is divided."""
 
 digest_of = xxhash.xxh3_64_intdigest
-_sums: dict[int, int] = {}
+payload_sums: dict[int, int] = {}
+"""What `remembered_sum` remembers: one's complement sums by the digest of what was summed."""
 
 
 def ones_sum(data: bytes) -> int:
@@ -49,22 +52,22 @@ def ones_sum(data: bytes) -> int:
     length = len(data)
     if length & 1:
         data += b"\0"
-    total = int.from_bytes(data, "big")
+    total = int.from_bytes(data)
     while length > FOLD_ABOVE:
         # Adding the halves is far cheaper than dividing the whole, and changes nothing modulo 0xffff.
-        half = length >> 2 << 1
-        total = (total >> half * 8) + (total & ((1 << half * 8) - 1))
-        length -= half
+        half = length >> 2 << 4
+        total = (total >> half) + (total & (1 << half) - 1)
+        length -= half >> 3
     return total % 0xFFFF
 
 
 def remembered_sum(data: bytes, digest: int) -> int:
     """Return `ones_sum(data)`, looked up under *digest* (xxh3-64 of *data*) if these bytes were summed before."""
-    total = _sums.get(digest)
+    total = payload_sums.get(digest)
     if total is None:
-        if len(_sums) >= SUMS_MAX:
-            _sums.clear()
-        total = _sums[digest] = ones_sum(data)
+        if len(payload_sums) >= SUMS_MAX:
+            payload_sums.clear()
+        total = payload_sums[digest] = ones_sum(data)
     return total
 
 
@@ -119,39 +122,36 @@ class Malformed(ValueError):
 def parse(frame: bytes) -> Segment:
     """Decode an Ethernet frame that holds a whole (unfragmented) TCP segment or UDP datagram, verifying checksums.
 
-    This is what a NIC with receive checksum offload does; raises `Malformed` on anything that such a NIC would mark bad.
+    This is what a NIC with receive checksum offload does; raises `Malformed` on what such a NIC would mark bad.
     """
     length = len(frame)
-    if length < 42:
-        raise Malformed("the frame is shorter than its headers")
-    if frame[23] != IPPROTO_TCP:
+    if length < TCP_PACKET_BYTES or frame[23] != IPPROTO_TCP:
         return _parse_udp(frame)
-    if length < 54:
-        raise Malformed("the TCP header is cut short")
-    source, target, sport, dport, seq, ack, offset_flags, window = TCP_FIELDS.unpack_from(frame, 26)
-    end = _check_ip(frame, length)
-    header_end = 34 + (offset_flags >> 12) * 4
-    if header_end < 54 or header_end > end:
+    plain, total, source, target, sport, dport, seq, ack, offset_flags, window = TCP_PACKET.unpack_from(frame)
+    header_end = 34 + (offset_flags >> 10 & 0x3C)
+    end = ETH_HLEN + total
+    if plain != IPV4_PLAIN or end > length or int.from_bytes(frame[14:34]) % 0xFFFF:
+        _check_ip(frame, length)
+    if header_end < TCP_PACKET_BYTES or header_end > end:
+        _check_ip(frame, length)
         raise Malformed("the TCP header length does not fit the packet")
     payload = frame[header_end:end]
     digest = digest_of(payload)
     # Addresses, ports and all of the TCP header in one go, then what else the pseudo header has.
-    sums = int.from_bytes(frame[26:header_end], "big") + IPPROTO_TCP + end - 34
+    sums = int.from_bytes(frame[26:header_end]) + IPPROTO_TCP + end - 34
     if payload:
-        sums += remembered_sum(payload, digest)
+        sums += payload_sums.get(digest) or remembered_sum(payload, digest)
     if sums % 0xFFFF:
         raise Malformed("bad TCP checksum")
-    options = frame[54:header_end] if header_end > 54 else b""
-    return Segment(
-        IPPROTO_TCP, source, target, sport, dport, seq, ack, offset_flags & 0x3F, window, options, payload, digest
-    )
+    flags, options = offset_flags & 0x3F, frame[54:header_end]
+    return Segment(IPPROTO_TCP, source, target, sport, dport, seq, ack, flags, window, options, payload, digest)
 
 
 def _check_ip(frame: bytes, length: int) -> int:
     """Return where the IPv4 packet ends in *frame*; raise `Malformed` unless its header is one of ours and sums up."""
     if frame[12:15] != IPV4_PLAIN:
         raise Malformed("not an IPv4 packet without options")
-    if int.from_bytes(frame[14:34], "big") % 0xFFFF:
+    if int.from_bytes(frame[14:34]) % 0xFFFF:
         raise Malformed("bad IPv4 header checksum")
     end = ETH_HLEN + (frame[16] << 8 | frame[17])
     if end > length or end < ETH_HLEN + IP_HLEN + UDP_HLEN:
@@ -160,7 +160,13 @@ def _check_ip(frame: bytes, length: int) -> int:
 
 
 def _parse_udp(frame: bytes) -> Segment:
-    end = _check_ip(frame, len(frame))
+    """Decode what is not a TCP segment with whole headers: a datagram, or nothing of ours."""
+    length = len(frame)
+    if length < ETH_HLEN + IP_HLEN + UDP_HLEN:
+        raise Malformed("the frame is shorter than its headers")
+    if frame[23] == IPPROTO_TCP:
+        raise Malformed("the TCP header is cut short")
+    end = _check_ip(frame, length)
     if frame[23] != IPPROTO_UDP:
         raise Malformed("neither TCP nor UDP")
     source, target = ADDRESSES.unpack_from(frame, 26)

@@ -29,7 +29,8 @@ class SharedInfo:
 
     def __init__(self, slab: HeadSlab) -> None:
         self.slab = slab
-        self.head = slab.free_cells.pop() if slab.free_cells else slab.alloc()
+        cells = slab.free_cells
+        self.head = cells.pop() if cells else slab.alloc()
         self.dataref = 1
         self.payload_refs = 0
         self.frags: list[Frag] = []
@@ -48,6 +49,15 @@ class SkBuff:
         "cloned", "data", "destructor", "digests", "end_seq", "flags", "lost", "needs_checksum", "no_clone", "nohdr",
         "sent_at", "seq", "shinfo", "socket", "tail", "transmissions", "users", "witness",
     )  # fmt: skip
+    # The transport's own part (`skb->cb`), set by whoever queues the packet.
+    seq: int
+    end_seq: int
+    flags: int
+    lost: bool
+    transmissions: int
+    sent_at: int
+    witness: bytes
+    digests: tuple[int, ...] | None
 
     def __init__(self, shinfo: SharedInfo, data: int, tail: int) -> None:
         self.shinfo = shinfo
@@ -71,10 +81,12 @@ def alloc_skb(slab: HeadSlab) -> SkBuff:
 
 def skb_put(skb: SkBuff, data: bytes) -> None:
     """Append *data* to the linear area; it must fit the head's cell."""
-    tail = skb.tail + len(data)
-    assert tail <= skb.shinfo.head + skb.shinfo.slab.size, "the linear area is full"
-    skb.shinfo.slab.memory.view[skb.tail : tail] = data
-    skb.tail = tail
+    start = skb.tail
+    tail = skb.tail = start + len(data)
+    shinfo = skb.shinfo
+    slab = shinfo.slab
+    assert tail <= shinfo.head + slab.size, "the linear area is full"
+    slab.memory.view[start:tail] = data
 
 
 def skb_push(skb: SkBuff, header: bytes) -> None:
@@ -83,10 +95,11 @@ def skb_push(skb: SkBuff, header: bytes) -> None:
     On a clone this writes into the head that the original shares, which is legal while the original has promised never
     to look at its headers (`nohdr`: TCP's queue does).
     """
-    start = skb.data - len(header)
-    assert start >= skb.shinfo.head, "no headroom left"
-    skb.shinfo.slab.memory.view[start : skb.data] = header
-    skb.data = start
+    end = skb.data
+    start = skb.data = end - len(header)
+    shinfo = skb.shinfo
+    assert start >= shinfo.head, "no headroom left"
+    shinfo.slab.memory.view[start:end] = header
 
 
 def skb_length(skb: SkBuff) -> int:
@@ -134,7 +147,8 @@ def skb_clone(skb: SkBuff, pool: PagePool | None = None) -> SkBuff:
     if skb.no_clone:
         return skb_copy(skb, pool)
     shinfo = skb.shinfo
-    if shinfo.ubuf is not None and not shinfo.ubuf.refcounted:
+    ubuf = shinfo.ubuf
+    if ubuf is not None and not ubuf.refcounted:
         skb_copy_ubufs(skb, pool)
         shinfo = skb.shinfo
     clone = SkBuff(shinfo, skb.data, skb.tail)
@@ -222,7 +236,7 @@ def pskb_trim(skb: SkBuff, length: int, pool: PagePool | None = None) -> None:
 
 
 def skb_split(skb: SkBuff, rest: SkBuff, length: int) -> None:
-    """Keep *length* bytes in *skb* and move what follows into the empty *rest*; a page cut in two is referenced by both."""
+    """Keep *length* bytes in *skb* and move what follows into the empty *rest*; both refer to a page cut in two."""
     room = length - (skb.tail - skb.data)
     if room < 0:
         skb_put(rest, bytes(skb.shinfo.slab.memory.view[skb.tail + room : skb.tail]))
@@ -280,8 +294,10 @@ def kfree_skb(skb: SkBuff) -> None:
     if users:
         assert users > 0, "a socket buffer was freed twice"
         return
-    if skb.destructor is not None:
-        skb_orphan(skb)
+    destructor = skb.destructor
+    if destructor is not None:
+        skb.destructor = None
+        destructor(skb)
     _release_block(skb)
 
 
@@ -298,24 +314,24 @@ def read_frags(skb: SkBuff) -> list[memoryview]:
 def _release_block(skb: SkBuff) -> None:
     """`skb_release_data`: the owner's callback and the pages go when the last header lets go, and not before."""
     shinfo = skb.shinfo
-    shinfo.dataref -= 1
+    dataref = shinfo.dataref = shinfo.dataref - 1
     if skb.nohdr:
         shinfo.payload_refs -= 1
-    if shinfo.dataref:
+    if dataref:
         return
-    if shinfo.ubuf is not None:
-        ubuf = shinfo.ubuf
+    ubuf = shinfo.ubuf
+    if ubuf is not None:
         shinfo.ubuf = None
-        ubuf.put(success=True)
-    if shinfo.frags:
-        frags = shinfo.frags
+        ubuf.put(True)
+    frags = shinfo.frags
+    if frags:
         shinfo.frags = []
         for frag in frags:
             if frag.destructor is None:
                 put_page(frag.page)
             else:
                 frag.destructor.put()
-    shinfo.slab.free(shinfo.head)
+    shinfo.slab.free_cells.append(shinfo.head)
 
 
 def _leave_block(skb: SkBuff) -> None:

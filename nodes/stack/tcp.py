@@ -6,18 +6,19 @@ timer it wants. Stream positions are kept unwrapped, as plain growing ints, and 
 Reading order: this file, tcp_output, tcp_input, tcp_timer.
 
 Where we differ from Linux, and why it is fine here: no SACK, no timestamps, no TLP and no delayed ACK (an ACK leaves at
-the end of each burst, as Linux does under GRO): the bug needs none of them, and 2011's kernel had no TLP. Connections in
-TIME_WAIT stay until the run ends.
+the end of each burst, as Linux does under GRO): the bug needs none of them, and 2011's kernel had no TLP. Connections
+in TIME_WAIT stay until the run ends.
 """
 
 from collections import deque
+from struct import Struct
 from typing import Protocol
 
 import msgspec
 
-from lateack.nodes.facts import Fact
 from lateack.nodes.memory.pages import HeadSlab, PagePool
-from lateack.nodes.stack.packets import M32, address_sum, flow_name
+from lateack.nodes.node import Effect
+from lateack.nodes.stack.packets import IP_DF, IPPROTO_TCP, M32, address_sum, flow_name
 from lateack.nodes.stack.skb import SkBuff, kfree_skb
 
 MS = 1_000_000
@@ -27,6 +28,11 @@ CLOSED, LISTEN, SYN_SENT, SYN_RCVD, ESTABLISHED = "closed", "listen", "syn-sent"
 FIN_WAIT_1, FIN_WAIT_2, CLOSE_WAIT = "fin-wait-1", "fin-wait-2", "close-wait"
 CLOSING, LAST_ACK, TIME_WAIT = "closing", "last-ack", "time-wait"
 
+ETHERNET_START = Struct("!6s6sHBx")
+ADDRESSES_PORTS = Struct("!IIHH")
+IP_SUM = 0x4500 + IP_DF + 0x4000 + IPPROTO_TCP
+"""What version, flags, TTL 64 and protocol add to an IPv4 header's sum."""
+
 MAY_SEND = frozenset((ESTABLISHED, CLOSE_WAIT))
 MAY_RECEIVE = frozenset((ESTABLISHED, FIN_WAIT_1, FIN_WAIT_2))
 
@@ -34,8 +40,8 @@ MAY_RECEIVE = frozenset((ESTABLISHED, FIN_WAIT_1, FIN_WAIT_2))
 class TcpParameters(msgspec.Struct, frozen=True):
     """What a scenario may set about TCP: times in ns, windows in bytes unless said otherwise.
 
-    The defaults are Linux's (include/net/tcp.h): TCP_TIMEOUT_INIT, TCP_RTO_MIN, TCP_RTO_MAX, TCP_INIT_CWND, tcp_retries2.
-    RFC 6298 would round the RTO up to 1 s; Linux does not.
+    The defaults are Linux's (include/net/tcp.h): TCP_TIMEOUT_INIT, TCP_RTO_MIN, TCP_RTO_MAX, TCP_INIT_CWND,
+    tcp_retries2. RFC 6298 would round the RTO up to 1 s; Linux does not.
     """
 
     rto_init: int = 1_000 * MS
@@ -70,7 +76,7 @@ class Stack(Protocol):
     slab: HeadSlab
     pool: PagePool
     device: Device
-    effects: list[Fact]
+    effects: list[Effect]
     clone_hook: CloneHook | None
     ident: int
     address: int
@@ -86,11 +92,11 @@ class TcpSocket:
     """One end of a connection; names are the kernel's where it has them."""
 
     __slots__ = (
-        "ack_wanted", "address_sum", "backoff", "cwnd", "deadline", "dupacks", "fin_queued", "fin_received", "flow", "lost_out",
-        "macs", "mss", "out_of_order", "parameters", "pseudo", "rcv_nxt", "rcv_scale", "received", "recover", "recovering",
-        "remote_address", "remote_port", "reply_flow", "retries", "rto", "rtt_variance", "rtx_queue", "snd_nxt",
-        "snd_scale", "snd_una", "snd_wnd", "srtt", "ssthresh", "stack", "state", "local_port", "timer", "wmem_alloc",
-        "write_queue", "write_seq",
+        "ack_wanted", "addresses", "armed", "backoff", "cwnd", "deadline", "dupacks", "ethernet", "fin_queued",
+        "fin_received", "flow", "ip_sum", "local_port", "lost_out", "mss", "out_of_order", "parameters", "pseudo_sum",
+        "rcv_nxt", "rcv_scale", "rcv_wnd", "received", "recover", "recovering", "remote_address", "remote_port",
+        "reply_flow", "retries", "rto", "rtt_variance", "rtx_queue", "snd_nxt", "snd_scale", "snd_una", "snd_wnd",
+        "srtt", "ssthresh", "stack", "state", "timer", "wmem_alloc", "write_queue", "write_seq",
     )  # fmt: skip
 
     def __init__(
@@ -105,9 +111,14 @@ class TcpSocket:
         self.flow = flow_name(stack.address, local_port, remote_address, remote_port)
         self.reply_flow = flow_name(remote_address, remote_port, stack.address, local_port)
         self.timer = f"tcp {self.flow}"
-        self.address_sum = address_sum(stack.address, remote_address)
-        self.macs = stack.macs_to(remote_address)
         self.mss = stack.mtu - 40
+        # --- what is the same in every header
+        target_mac, own_mac = stack.macs_to(remote_address)
+        self.ethernet = ETHERNET_START.pack(target_mac, own_mac, 0x0800, 0x45)
+        self.addresses = ADDRESSES_PORTS.pack(stack.address, remote_address, local_port, remote_port)
+        addresses = address_sum(stack.address, remote_address)
+        self.ip_sum = IP_SUM + addresses
+        self.pseudo_sum = IPPROTO_TCP + addresses
         # --- sending
         self.snd_una = self.snd_nxt = self.write_seq = isn
         self.snd_wnd = 0
@@ -124,7 +135,7 @@ class TcpSocket:
         self.fin_queued = False
         # --- receiving
         self.rcv_nxt = 0
-        self.rcv_scale = parameters.window_scale
+        self.scale_window(parameters.window_scale)
         self.received: list[bytes] = []
         self.out_of_order: list[tuple[int, bytes]] = []
         self.fin_received = False
@@ -136,6 +147,12 @@ class TcpSocket:
         self.backoff = 0
         self.retries = 0
         self.deadline: int | None = None
+        self.armed: int | None = None
+
+    def scale_window(self, scale: int) -> None:
+        """Advertise our receive window in units of 2**scale bytes, in all segments but a SYN (RFC 7323 2.2)."""
+        self.rcv_scale = scale
+        self.rcv_wnd = min(self.parameters.receive_buffer >> scale, 0xFFFF)
 
     def wfree(self, skb: SkBuff) -> None:
         """A clone below the stack was freed or orphaned: give back what it was charged (`tcp_wfree`)."""

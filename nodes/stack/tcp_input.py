@@ -5,18 +5,19 @@ here: an acknowledgement frees the queued packet and nothing else; a clone that 
 """
 
 from bisect import bisect_left
+from functools import lru_cache
 
 from lateack.nodes.facts import Connected, ConnectionReset, DuplicateDropped, FastRetransmitted
 from lateack.nodes.stack.packets import ACK, FIN, M32, PSH, RST, SYN, Segment, digest_of
 from lateack.nodes.stack.skb import kfree_skb
 from lateack.nodes.stack.tcp import (
-    HALF,
     CLOSE_WAIT,
     CLOSED,
     CLOSING,
     ESTABLISHED,
     FIN_WAIT_1,
     FIN_WAIT_2,
+    HALF,
     LAST_ACK,
     MAY_RECEIVE,
     SYN_RCVD,
@@ -37,8 +38,11 @@ MSS_MIN = 48
 def tcp_rcv(sk: TcpSocket, segment: Segment, now: int) -> None:
     """Process one segment for this connection."""
     flags = segment.flags
-    if sk.state is ESTABLISHED and segment.seq == sk.rcv_nxt & M32 and flags & ~PSH == ACK and segment.payload:
-        _predicted(sk, segment, now)
+    if sk.state == ESTABLISHED and flags & ~PSH == ACK and segment.seq == sk.rcv_nxt & M32:
+        if segment.payload:
+            _predicted(sk, segment, now)
+        else:
+            _tcp_ack(sk, segment, now)
         return
     if sk.state in (SYN_SENT, SYN_RCVD) and not _handshake(sk, segment, now):
         return
@@ -88,6 +92,7 @@ def tcp_flush(sk: TcpSocket, now: int) -> None:
         tcp_send_ack(sk, now)
 
 
+@lru_cache(maxsize=64)
 def parse_syn_options(options: bytes) -> tuple[int | None, int | None]:
     """Return the (MSS, window scale) that a SYN offers, None for what it does not name (RFC 9293 3.2, RFC 7323)."""
     mss: int | None = None
@@ -114,7 +119,7 @@ def take_syn(sk: TcpSocket, segment: Segment) -> None:
     mss, scale = parse_syn_options(segment.options)
     sk.mss = max(min(sk.mss, mss or 536), MSS_MIN)
     if scale is None:
-        sk.rcv_scale = 0  # both sides offer it, or windows are plain in both directions (RFC 7323 2.2)
+        sk.scale_window(0)  # both sides offer it, or windows are plain in both directions (RFC 7323 2.2)
     else:
         sk.snd_scale = scale
     sk.rcv_nxt = segment.seq + 1
@@ -162,15 +167,16 @@ def _established(sk: TcpSocket, now: int) -> None:
 
 def _tcp_ack(sk: TcpSocket, segment: Segment, now: int) -> bool:
     """Take an acknowledgement; return whether the rest of the segment may be believed."""
-    ack = sk.unwrap_ack(segment.ack)
+    una = sk.snd_una
+    ack = una + ((segment.ack - una + HALF) & M32) - HALF
     if ack > sk.snd_nxt:
         sk.ack_wanted = True  # it acknowledges what we never sent
         return False
     window = segment.window << sk.snd_scale
-    if ack > sk.snd_una:
+    if ack > una:
         sk.snd_wnd = window
         _new_ack(sk, ack, now)
-    elif ack == sk.snd_una:
+    elif ack == una:
         if sk.rtx_queue and not segment.payload and window == sk.snd_wnd and not segment.flags & FIN:
             _duplicate_ack(sk, now)
         sk.snd_wnd = window
@@ -187,8 +193,9 @@ def _new_ack(sk: TcpSocket, ack: int, now: int) -> None:
         _recover(sk, ack, acked, now)
     else:
         sk.dupacks = 0
-        _open_window(sk, acked)
-    tcp_rearm_rto(sk, now)
+        # Slow start below ssthresh, then one segment a window (RFC 5681, counted in bytes).
+        sk.cwnd += acked if sk.cwnd < sk.ssthresh else max(1, sk.mss * acked // sk.cwnd)
+    sk.deadline = now + sk.rto if sk.rtx_queue else None  # RFC 6298 5.2 and 5.3
     if sk.write_queue or sk.lost_out:
         tcp_write_xmit(sk, now)
     if ack == sk.snd_nxt:
@@ -198,14 +205,19 @@ def _new_ack(sk: TcpSocket, ack: int, now: int) -> None:
 def _clean_rtx_queue(sk: TcpSocket, ack: int, now: int) -> None:
     """Free every queued packet that is acknowledged in full; each may have a clone below that lives on.
 
-    The oldest gives one round-trip sample, unless anything acknowledged here was sent twice (Karn): whatever lies behind
-    a repaired hole was acknowledged late because of the hole (FLAG_RETRANS_DATA_ACKED).
+    The oldest gives one round-trip sample, unless anything acknowledged here was sent twice (Karn): whatever lies
+    behind a repaired hole was acknowledged late because of the hole (FLAG_RETRANS_DATA_ACKED).
     """
     queue = sk.rtx_queue
     sent_at, sent_twice = -1, False
     una, sk.snd_una = sk.snd_una, ack
-    while queue and queue[0].end_seq <= ack:
-        skb = queue.popleft()
+    while queue:
+        skb = queue[0]
+        if skb.end_seq > ack:
+            if skb.lost and skb.seq < ack:
+                sk.lost_out -= ack - max(skb.seq, una)
+            break
+        queue.popleft()
         if skb.lost:
             sk.lost_out -= skb.end_seq - max(skb.seq, una)
         if skb.transmissions != 1:
@@ -215,16 +227,6 @@ def _clean_rtx_queue(sk: TcpSocket, ack: int, now: int) -> None:
         kfree_skb(skb)
     if sent_at >= 0 and not sent_twice:
         tcp_rtt_sample(sk, now - sent_at)
-    if queue and queue[0].lost and queue[0].seq < ack:
-        sk.lost_out -= ack - max(queue[0].seq, una)
-
-
-def _open_window(sk: TcpSocket, acked: int) -> None:
-    """Slow start below ssthresh, then one segment a window (RFC 5681, counted in bytes)."""
-    if sk.cwnd < sk.ssthresh:
-        sk.cwnd += acked
-    else:
-        sk.cwnd += max(1, sk.mss * acked // sk.cwnd)
 
 
 def _duplicate_ack(sk: TcpSocket, now: int) -> None:

@@ -19,7 +19,6 @@ from lateack.nodes.stack.packets import (
     PSH,
     RST,
     SYN,
-    TCP_FRAME,
     digest_of,
 )
 from lateack.nodes.stack.skb import (
@@ -50,10 +49,16 @@ from lateack.nodes.stack.tcp import (
 GSO_MAX_SIZE = 65_535 - 40
 """Most payload bytes of one packet below TCP: the 16-bit IPv4 length less the headers."""
 
-IP_SUM = 0x4500 + IP_DF + 0x4000 + IPPROTO_TCP
-"""What version, flags, TTL 64 and protocol add to an IPv4 header's sum."""
+HEADER_BYTES = 14 + IP_HLEN + 20
+HEADER = Struct("!16sHH4sH12sIIHHH2x")
+"""A frame's headers; what is the same in all of a connection's is packed once (see TcpSocket)."""
+DF_TTL_TCP = Struct("!HBB").pack(IP_DF, 64, IPPROTO_TCP)
 
 SYN_OPTIONS = Struct("!BBHBBBB")
+
+
+SYN_FIN = SYN | FIN
+"""The flags that take a place in the stream though they are no bytes."""
 
 
 def tcp_connect(sk: TcpSocket, now: int) -> None:
@@ -83,24 +88,28 @@ def tcp_close(sk: TcpSocket, now: int) -> None:
 def tcp_sendmsg(sk: TcpSocket, head: bytes, frags: Sequence[Frag], tail: bytes, witness: bytes) -> list[SkBuff]:
     """Queue one record: *head* is copied into the linear area, *frags* are taken over by reference, *tail* is copied.
 
-    *witness* is what the whole record holds at this moment; it goes into the trace as what was meant, and nothing of the
-    model reads it. Returns the packets that were queued; `tcp_write_xmit` sends them. What of *head* the linear area
-    cannot hold goes into pages.
+    *witness* is what the whole record holds at this moment; it goes into the trace as what was meant, and nothing of
+    the model reads it. Returns the packets that were queued; `tcp_write_xmit` sends them. What of *head* the linear
+    area cannot hold goes into pages.
     """
     assert sk.state in MAY_SEND, "the connection cannot send"
     if not (head or frags or tail):
         return []
-    goal = GSO_MAX_SIZE // sk.mss * sk.mss if sk.stack.gso else sk.mss
+    stack, mss = sk.stack, sk.mss
+    goal = GSO_MAX_SIZE // mss * mss if stack.gso else mss
     skbs: list[SkBuff] = []
     skb = _queue_data(sk, skbs)
-    room = min(goal, sk.stack.slab.size - HEADROOM)
-    skb_put(skb, head[:room])
     length = len(head)
+    room = stack.slab.size - HEADROOM
+    if room > goal:
+        room = goal
     if length > room:
-        frags = [*pages_holding(head[room:], sk.stack.pool), *frags]
+        frags = [*pages_holding(head[room:], stack.pool), *frags]
+        head = head[:room]
         length = room
+    skb_put(skb, head)
     if tail:
-        frags = [*frags, *pages_holding(tail, sk.stack.pool)]
+        frags = [*frags, *pages_holding(tail, stack.pool)]
     for frag in frags:
         while length + frag.size > goal or len(skb.shinfo.frags) == MAX_SKB_FRAGS:
             room = goal - length
@@ -128,12 +137,12 @@ def tcp_write_xmit(sk: TcpSocket, now: int) -> None:
     while queue:
         skb = queue[0]
         length = skb.end_seq - skb.seq
-        in_flight = sk.snd_nxt - sk.snd_una - sk.lost_out
-        room = sk.cwnd - in_flight
-        window = sk.snd_una + sk.snd_wnd - skb.seq
+        una = sk.snd_una
+        room = sk.cwnd - (sk.snd_nxt - una - sk.lost_out)
+        window = una + sk.snd_wnd - skb.seq
         if window < room:
             room = window
-        if room < length and not skb.flags & (SYN | FIN):
+        if room < length and not skb.flags & SYN_FIN:
             room = room // sk.mss * sk.mss
             if room <= 0:
                 if sk.rtx_queue or window <= 0:
@@ -157,26 +166,29 @@ def tcp_transmit_skb(sk: TcpSocket, skb: SkBuff, now: int) -> None:
     """
     stack = sk.stack
     clone = pskb_copy(skb, stack.pool) if skb.cloned and skb.shinfo.dataref != 1 else skb_clone(skb, stack.pool)
-    seq, flags = skb.seq, skb.flags
-    length = skb.end_seq - seq
-    if flags & (SYN | FIN):
+    seq = clone.seq = skb.seq
+    end_seq = clone.end_seq = skb.end_seq
+    length = end_seq - seq
+    sk.wmem_alloc += length
+    flags = skb.flags
+    if flags & SYN_FIN:
         length -= 1
-    skb.transmissions += 1
+    transmission = skb.transmissions = skb.transmissions + 1
     skb.sent_at = now
-    clone.seq, clone.end_seq = seq, skb.end_seq
     clone.socket = sk
     clone.destructor = sk.wfree
-    sk.wmem_alloc += skb.end_seq - seq
     clone.shinfo.gso_size = sk.mss if length > sk.mss else 0
     if flags & SYN:
         skb_push(clone, _syn_options(sk))
-    skb_push(clone, tcp_header(sk, seq, flags, length, 8 if flags & SYN else 0))
+        tcp_push_header(sk, clone, flags, length, SYN_OPTIONS.size)
+    else:
+        tcp_push_header(sk, clone, flags, length, 0)
     if length:
         if skb.digests is None:
             skb.digests = piece_digests(skb.witness, sk.mss)
-        intended = skb.witness if skb.transmissions > 1 else b""
+        intended = skb.witness if transmission > 1 else b""
         stack.effects.append(
-            SegmentTransmitted(sk.flow, seq & M32, length, sk.mss, skb.transmissions, skb.digests, intended)
+            SegmentTransmitted(sk.flow, seq & M32, length, sk.mss, transmission, skb.digests, intended)
         )
     if stack.clone_hook is not None:
         stack.clone_hook.skb_shared(skb, clone)
@@ -203,8 +215,8 @@ def tcp_send_reset(sk: TcpSocket, now: int, seq: int | None = None) -> None:
 def tcp_retransmit_skb(sk: TcpSocket, index: int, segments: int, now: int) -> None:
     """Send the packet at *index* of the retransmission queue again, at most *segments* of it.
 
-    What was acknowledged of it is trimmed, what is too long is cut off (`tcp_fragment`); then it goes out like any other:
-    as one more clone (`__tcp_retransmit_skb`).
+    What was acknowledged of it is trimmed, what is too long is cut off (`tcp_fragment`); then it goes out like any
+    other: as one more clone (`__tcp_retransmit_skb`).
     """
     skb = sk.rtx_queue[index]
     if skb.seq < sk.snd_una and not skb.flags & SYN:
@@ -251,26 +263,28 @@ def piece_digests(data: bytes, mss: int) -> tuple[int, ...]:
     return tuple([digest_of(data[start : start + mss]) for start in range(0, len(data), mss)])
 
 
-def tcp_header(sk: TcpSocket, seq: int, flags: int, length: int, options: int) -> bytes:
-    """Return the Ethernet, IPv4 and TCP headers of a segment of *length* payload and *options* option bytes.
+def tcp_push_header(sk: TcpSocket, skb: SkBuff, flags: int, length: int, options: int) -> None:
+    """Push the headers of a segment of *length* payload onto *skb*, which begins with *options* bytes of TCP options.
 
     The TCP checksum field holds the folded pseudo header sum, as CHECKSUM_PARTIAL leaves it for the device to finish.
+    What holds for `skb_push` on a clone holds here.
     """
+    shinfo = skb.shinfo
+    start = skb.data = skb.data - HEADER_BYTES
+    assert start >= shinfo.head, "no headroom left"
     stack = sk.stack
-    target_mac, own_mac = sk.macs
-    total = IP_HLEN + 20 + options + length
     ident = stack.ident
     stack.ident = (ident + 1 + length // sk.mss) & 0xFFFF
-    flags |= (5 + options // 4) << 12
-    window = sk.parameters.receive_buffer
-    if not flags & SYN:
-        window >>= sk.rcv_scale
-    return TCP_FRAME.pack(
-        target_mac, own_mac, 0x0800, 0x45, 0, total, ident, IP_DF, 64, IPPROTO_TCP,
-        0xFFFF - (IP_SUM + total + ident + sk.address_sum) % 0xFFFF,
-        stack.address, sk.remote_address, sk.local_port, sk.remote_port, seq & M32, sk.rcv_nxt & M32, flags,
-        window if window < 0xFFFF else 0xFFFF,
-        (sk.address_sum + IPPROTO_TCP + total - IP_HLEN) % 0xFFFF, 0,
+    segment_length = 20 + options + length
+    total = IP_HLEN + segment_length
+    window = sk.rcv_wnd
+    if flags & SYN:
+        window = min(sk.parameters.receive_buffer, 0xFFFF)  # never scaled (RFC 7323 2.2)
+    HEADER.pack_into(
+        shinfo.slab.memory.view, start, sk.ethernet, total, ident, DF_TTL_TCP,
+        0xFFFF - (sk.ip_sum + total + ident) % 0xFFFF, sk.addresses,
+        skb.seq & M32, sk.rcv_nxt & M32, 0x5000 + (options << 10) | flags, window,
+        (sk.pseudo_sum + segment_length) % 0xFFFF,
     )  # fmt: skip
 
 
@@ -328,6 +342,5 @@ def _finish_data(sk: TcpSocket, skb: SkBuff, length: int, witness: bytes) -> Non
 def _send_bare(sk: TcpSocket, flags: int, seq: int, now: int) -> None:
     skb = alloc_skb(sk.stack.slab)
     skb.seq = skb.end_seq = seq
-    skb_push(skb, tcp_header(sk, seq, flags, 0, 0))
+    tcp_push_header(sk, skb, flags, 0, 0)
     sk.stack.device.xmit(skb, now)
-

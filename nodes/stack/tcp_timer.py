@@ -13,14 +13,16 @@ from lateack.nodes.stack.tcp_output import tcp_retransmit_skb, tcp_send_probe
 def tcp_rtt_sample(sk: TcpSocket, sample: int) -> None:
     """Feed one round-trip time (ns) to the estimator and derive the timeout (RFC 6298 section 2).
 
-    Linux bounds the variance term below by TCP_RTO_MIN instead of the whole timeout: RTO = SRTT + max(200 ms, 4 RTTVAR).
+    Linux bounds the variance term below by TCP_RTO_MIN instead of the whole: RTO = SRTT + max(200 ms, 4 RTTVAR).
     """
-    if not sk.srtt:
+    srtt = sk.srtt
+    if not srtt:
         sk.srtt = max(1, sample)
         sk.rtt_variance = sample // 2
     else:
-        sk.rtt_variance += (abs(sk.srtt - sample) - sk.rtt_variance) // 4
-        sk.srtt += (sample - sk.srtt) // 8
+        variance = sk.rtt_variance
+        sk.rtt_variance = variance + (abs(srtt - sample) - variance) // 4
+        sk.srtt = srtt + (sample - srtt) // 8
     tcp_set_rto(sk)
 
 
@@ -31,12 +33,11 @@ def tcp_set_rto(sk: TcpSocket) -> None:
     """
     parameters = sk.parameters
     sk.backoff = 0
-    if not sk.srtt:
+    srtt = sk.srtt
+    if not srtt:
         sk.rto = min(3 * parameters.rto_init, parameters.rto_max)
         return
-    variance = 4 * sk.rtt_variance
-    rto = sk.srtt + (variance if variance > parameters.rto_min else parameters.rto_min)
-    sk.rto = rto if rto < parameters.rto_max else parameters.rto_max
+    sk.rto = min(srtt + max(4 * sk.rtt_variance, parameters.rto_min), parameters.rto_max)
 
 
 def tcp_rearm_rto(sk: TcpSocket, now: int) -> None:

@@ -16,6 +16,7 @@ from lateack.nodes.stack.packets import (
     IPPROTO_UDP,
     UDP,
     UDP_HLEN,
+    Malformed,
     checksum_of,
     digest_of,
     flow_name,
@@ -24,7 +25,7 @@ from lateack.nodes.stack.packets import (
     ones_sum,
     pseudo_sum,
 )
-from lateack.nodes.stack.skb import SkBuff, alloc_skb, kfree_skb, pages_holding, read_frags, skb_push, skb_put
+from lateack.nodes.stack.skb import HEADROOM, SkBuff, alloc_skb, kfree_skb, pages_holding, read_frags, skb_push, skb_put
 from lateack.nodes.stack.tcp import Stack
 
 ETH_IPV4 = Struct("!6s6sHBBHHHBBHII")
@@ -61,6 +62,7 @@ def udp_sendmsg(
     if tail:
         frags = [*frags, *pages_holding(tail, stack.pool)]
     length = UDP_HLEN + len(witness)
+    assert len(witness) <= DATAGRAM_MAX, "a datagram holds at most 65,507 bytes (EMSGSIZE)"
     if length <= stack.mtu - IP_HLEN:
         _meant(stack, flow_name(stack.address, sk.local_port, *to), stack.ident, witness)
         skb = _whole(sk, to, head, frags, length)
@@ -73,7 +75,10 @@ def udp_sendmsg(
 
 def _whole(sk: UdpSocket, to: tuple[int, int], head: bytes, frags: Sequence[Frag], length: int) -> SkBuff:
     skb = alloc_skb(sk.stack.slab)
-    skb_put(skb, head)
+    room = sk.stack.slab.size - HEADROOM - UDP_HLEN
+    skb_put(skb, head[:room])
+    if len(head) > room:
+        skb.shinfo.frags.extend(pages_holding(head[room:], sk.stack.pool))
     skb.shinfo.frags.extend(frags)
     partial = pseudo_sum(sk.stack.address, to[0], IPPROTO_UDP, length) % 0xFFFF
     skb_push(skb, UDP.pack(sk.local_port, to[1], length, partial))
@@ -128,8 +133,9 @@ def _ip_header(stack: Stack, target: int, length: int, fragment: int) -> bytes:
     total = IP_HLEN + length
     check = ip_checksum(total, stack.ident, fragment, IPPROTO_UDP, stack.address, target)
     return ETH_IPV4.pack(
-        target_mac, own_mac, 0x0800, 0x45, 0, total, stack.ident, fragment, 64, IPPROTO_UDP, check, stack.address, target
-    )
+        target_mac, own_mac, 0x0800, 0x45, 0, total, stack.ident, fragment, 64, IPPROTO_UDP, check,
+        stack.address, target,
+    )  # fmt: skip
 
 
 class Reassembly:
@@ -141,9 +147,17 @@ class Reassembly:
         self.parts: dict[tuple[int, int, int, int], dict[int, bytes]] = {}
 
     def take(self, frame: bytes) -> bytes | None:
-        """Take one fragment's frame; return the whole datagram as an unfragmented frame once it is complete."""
+        """Take one fragment's frame; return the whole datagram as an unfragmented frame once it is complete.
+
+        Raises `Malformed` for a fragment whose IPv4 header is not believed. A datagram whose fragments overlap is
+        thrown away whole, as Linux does.
+        """
+        if frame[14] != 0x45 or ones_sum(frame[14:34]) % 0xFFFF:
+            raise Malformed("bad IPv4 header checksum")
         fields = ETH_IPV4.unpack_from(frame)
         total, ident, fragment, protocol, source, target = fields[5], fields[6], fields[7], fields[9], *fields[11:]
+        if not IP_HLEN < total <= len(frame) - 14:
+            raise Malformed("the IPv4 length does not fit the frame")
         key = (source, target, ident, protocol)
         parts = self.parts.setdefault(key, {})
         offset = (fragment & 0x1FFF) * 8
@@ -166,11 +180,9 @@ class Reassembly:
             data.append(part)
             position += len(part)
         del self.parts[key]
-        if position != length or length > DATAGRAM_MAX + UDP_HLEN:
+        if position != length or len(data) != len(parts) - 1 or length > DATAGRAM_MAX + UDP_HLEN:
             return None
         source, target = fields[11:]
         check = ip_checksum(IP_HLEN + length, fields[6], 0, fields[9], source, target)
-        header = ETH_IPV4.pack(
-            *fields[:5], IP_HLEN + length, fields[6], 0, 64, fields[9], check, source, target
-        )
+        header = ETH_IPV4.pack(*fields[:5], IP_HLEN + length, fields[6], 0, 64, fields[9], check, source, target)
         return header + b"".join(data)

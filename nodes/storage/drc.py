@@ -93,9 +93,13 @@ class DuplicateRequestCache:
         if not self.enabled:
             return DOIT, None
         # Linux may leave an expired entry until the next insertion into its bucket; here 120 s mean 120 s.
-        self._prune(now)
-        checksum = arguments_checksum(record, call.arguments) if self.checksummed else 0
-        key = self._key(call, len(record), client)
+        if self.entries:
+            self._prune(now)
+        arguments = call.arguments
+        checksum = arguments_checksum(record, arguments) if self.checksummed else 0
+        address, port = client
+        shown_port = port if self.include_port else 0
+        key = (call.procedure, call.program, call.version, len(record) - arguments, address, shown_port)
         bucket = self.buckets.get(call.xid)
         if bucket is not None:
             for entry in bucket:
@@ -104,7 +108,15 @@ class DuplicateRequestCache:
             if any(entry.checksum != checksum for entry in bucket):
                 self.payload_misses += 1
         self.misses += 1
-        return DOIT, self._insert(CacheEntry(call.xid, checksum, key, now), now)
+        entry = CacheEntry(call.xid, checksum, key, now)
+        if bucket is None:
+            self.buckets[call.xid] = [entry]
+        else:
+            bucket.append(entry)
+        self.entries[entry] = None
+        if len(self.entries) > self.entries_max:
+            self._prune(now)
+        return DOIT, entry
 
     def update(self, entry: CacheEntry, reply: bytes, results_bytes: int, now: int) -> None:
         """Complete an entry with the whole reply, whose results alone count against the bound (nfsd_cache_update)."""
@@ -124,23 +136,10 @@ class DuplicateRequestCache:
         if not bucket:
             del self.buckets[entry.xid]
 
-    def _key(self, call: Call, length: int, client: Client) -> tuple[object, ...]:
-        address, port = client
-        arguments_bytes = length - call.arguments
-        shown_port = port if self.include_port else 0
-        return (call.procedure, call.program, call.version, arguments_bytes, address, shown_port)
-
     def _found(self, entry: CacheEntry, now: int) -> tuple[Outcome, CacheEntry | None]:
         self.hits += 1
         self._touch(entry, now)
         return (DROPIT, None) if entry.reply is None else (REPLY, entry)
-
-    def _insert(self, entry: CacheEntry, now: int) -> CacheEntry:
-        self.buckets.setdefault(entry.xid, []).append(entry)
-        self.entries[entry] = None
-        if len(self.entries) > self.entries_max:
-            self._prune(now)
-        return entry
 
     def _touch(self, entry: CacheEntry, now: int) -> None:
         """Make an entry the most recently used."""

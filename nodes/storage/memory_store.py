@@ -66,7 +66,7 @@ class MemoryFile:
         self.atime = self.mtime = self.ctime = now
         self.content = bytearray()
         self.names: dict[bytes, MemoryFile] | None = None
-        self.parent: MemoryFile | None = None
+        self.parent = b""  # its directory's handle: a reference would make a cycle, which is not freed at once
         self.name = b""
 
 
@@ -101,17 +101,19 @@ class MemoryStore:
 
     def getattr(self, file: bytes) -> Attributes:
         """What a file is."""
-        found = self._file(file)
-        size = len(found.content)
-        is_file = found.names is None
+        found = self.files.get(file) or self._file(file)
+        if found.names is None:
+            kind, links, size = NF3REG, 1, len(found.content)
+        else:
+            kind, links, size = NF3DIR, 2, 4096
         return Attributes(
-            NF3REG if is_file else NF3DIR,
+            kind,
             found.mode,
-            1 if is_file else 2,
+            links,
             found.uid,
             found.gid,
-            size if is_file else 4096,
-            size if is_file else 4096,
+            size,
+            size,
             self.fsid,
             found.fileid,
             found.atime,
@@ -184,7 +186,7 @@ class MemoryStore:
         source = self._file(from_directory)
         del self._names(from_directory)[from_name]
         target_names[to_name] = moved
-        moved.parent, moved.name = target, to_name
+        moved.parent, moved.name = to_directory, to_name
         source.mtime = source.ctime = target.mtime = target.ctime = moved.ctime = now
 
     def readdir(self, directory: bytes) -> list[tuple[bytes, int]]:
@@ -200,9 +202,12 @@ class MemoryStore:
         found = self._regular(file)
         count = len(data)
         end = offset + count
-        if end > len(found.content) and count:
-            self._resize(found, end)
-        found.content[offset:end] = data
+        content = found.content
+        if end > len(content) and count:
+            self._check_size(found, end)
+            if offset > len(content):
+                content.extend(bytes(offset - len(content)))
+        content[offset:end] = data
         found.mtime = found.ctime = now
         return count
 
@@ -212,10 +217,10 @@ class MemoryStore:
 
     def path(self, file: bytes) -> str:
         """A file's path from the root, for people to read."""
-        found = self._file(file)
+        found = self.files.get(file) or self._file(file)
         path = readable(found.name)
-        while found.parent is not None and found.parent.parent is not None:
-            found = found.parent
+        while found.parent and found.parent != self.root:
+            found = self.files[found.parent]
             path = f"{readable(found.name)}/{path}"
         return path
 
@@ -236,13 +241,13 @@ class MemoryStore:
         return file
 
     def _regular(self, handle: bytes) -> MemoryFile:
-        file = self._file(handle)
+        file = self.files.get(handle) or self._file(handle)
         if file.names is not None:
             raise NfsError(NFS3ERR_ISDIR)
         return file
 
     def _names(self, handle: bytes) -> dict[bytes, MemoryFile]:
-        names = self._file(handle).names
+        names = (self.files.get(handle) or self._file(handle)).names
         if names is None:
             raise NfsError(NFS3ERR_NOTDIR)
         return names
@@ -263,7 +268,7 @@ class MemoryStore:
             raise NfsError(NFS3ERR_NOSPC)
         parent = self.files[directory]
         file = self._new_file(mode, now)
-        file.parent, file.name = parent, name
+        file.parent, file.name = directory, name
         names[name] = file
         parent.mtime = parent.ctime = now
         return file
@@ -281,16 +286,22 @@ class MemoryStore:
         while above is not None:
             if above is moved:
                 raise NfsError(NFS3ERR_INVAL)
-            above = above.parent
+            above = self.files.get(above.parent)
 
     def _resize(self, file: MemoryFile, size: int) -> None:
-        growth = size - len(file.content)
-        if size > self.file_bytes_max:
-            raise NfsError(NFS3ERR_FBIG)
-        if self.used_bytes + growth > self.capacity_bytes:
-            raise NfsError(NFS3ERR_NOSPC)
-        self.used_bytes += growth
+        growth = self._check_size(file, size)
         if growth > 0:
             file.content.extend(bytes(growth))
         else:
             del file.content[size:]
+
+    def _check_size(self, file: MemoryFile, size: int) -> int:
+        """Charge the store for a file's new size and give its growth; raises NfsError where it is too much."""
+        growth = size - len(file.content)
+        if size > self.file_bytes_max:
+            raise NfsError(NFS3ERR_FBIG)
+        used = self.used_bytes + growth
+        if used > self.capacity_bytes:
+            raise NfsError(NFS3ERR_NOSPC)
+        self.used_bytes = used
+        return growth

@@ -1,7 +1,7 @@
 """A store in a real directory whose handles, attributes and times are as reproducible as a store's in memory.
 
-A directory's own inode numbers and times would go out in every reply, and two runs of one seed would differ. So here the
-bytes lie in real files, are read back from them, and everything else is told by the store in memory.
+A directory's own inode numbers and times would go out in every reply, and two runs of one seed would differ. So here
+the bytes lie in real files, are read back from them, and everything else is told by the store in memory.
 """
 
 import os
@@ -34,7 +34,8 @@ class MirrorStore(MemoryStore):
     def create(self, directory: bytes, name: bytes, mode: int, now: int) -> bytes:
         """Make an empty file that was not there and give its handle."""
         handle = super().create(directory, name, mode, now)
-        self.descriptors[handle] = os.open(self._place(handle), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        self.descriptors[handle] = os.open(self._place(handle), flags, 0o644)
         return handle
 
     def mkdir(self, directory: bytes, name: bytes, mode: int, now: int) -> bytes:

@@ -219,8 +219,9 @@ def pack_attributes(attributes: Attributes) -> bytes:
 
 def unpack_attributes(unpacker: Unpacker) -> Attributes:
     """Take an fattr3."""
-    kind, mode, links, uid, gid, size, used, major, minor, fsid, fileid, *times = unpacker.take(_ATTRIBUTES)
-    atime, mtime, ctime = (times[i] * SECOND + times[i + 1] for i in (0, 2, 4))
+    (kind, mode, links, uid, gid, size, used, major, minor, fsid, fileid,
+     atime_s, atime_ns, mtime_s, mtime_ns, ctime_s, ctime_ns) = unpacker.take(_ATTRIBUTES)  # fmt: skip
+    atime, mtime, ctime = atime_s * SECOND + atime_ns, mtime_s * SECOND + mtime_ns, ctime_s * SECOND + ctime_ns
     return Attributes(kind, mode, links, uid, gid, size, used, fsid, fileid, atime, mtime, ctime, (major, minor))
 
 
@@ -261,8 +262,16 @@ def unpack_wcc(unpacker: Unpacker) -> Attributes | None:
     return unpack_post_op(unpacker)
 
 
+_EMPTIED = SetAttributes(size=0)
+_EMPTIED_BYTES = struct.pack(">4IQ2I", 0, 0, 0, 1, 0, _DONT_CHANGE, _DONT_CHANGE)
+"""What nearly every CREATE sets, an empty file and nothing else, and its bytes."""
+
+
 def pack_set_attributes(packer: Packer, changes: SetAttributes) -> None:
     """Append an sattr3."""
+    if changes.size == 0 and changes == _EMPTIED:
+        packer.fixed(_EMPTIED_BYTES)
+        return
     for value in (changes.mode, changes.uid, changes.gid):
         packer.uint(value is not None)
         if value is not None:
@@ -280,6 +289,10 @@ def pack_set_attributes(packer: Packer, changes: SetAttributes) -> None:
 
 def unpack_set_attributes(unpacker: Unpacker) -> SetAttributes:
     """Take an sattr3."""
+    start = unpacker.position
+    if unpacker.data[start : start + len(_EMPTIED_BYTES)] == _EMPTIED_BYTES:
+        unpacker.position = start + len(_EMPTIED_BYTES)
+        return _EMPTIED
     mode = unpacker.uint() if unpacker.boolean() else None
     uid = unpacker.uint() if unpacker.boolean() else None
     gid = unpacker.uint() if unpacker.boolean() else None

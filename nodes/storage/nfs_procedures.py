@@ -115,10 +115,12 @@ class NfsProcedures:
         arguments: nfs_calls.WriteArguments = admitted.arguments
         store = self.store
         file, stable = arguments.file, arguments.stable
-        payload = arguments.payload(admitted.record)[: self.transfer_max]
+        payload = arguments.payload(admitted.record)
+        if arguments.count > self.transfer_max:
+            payload = payload[: self.transfer_max]
         before = store.getattr(file)
         count = store.write(file, arguments.offset, payload, now)
-        digest = xxhash.xxh3_64_intdigest(payload[:count])
+        digest = xxhash.xxh3_64_intdigest(payload if count == arguments.count else payload[:count])
         self.events.append(
             WriteExecuted(admitted.call.xid, admitted.client, store.path(file), arguments.offset, count, stable, digest)
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from typing import Final
 
 import xxhash
@@ -22,6 +23,11 @@ from lateack.nodes.storage.xdr import XdrError
 WITNESSED_MAX: Final = 4096
 """How many modifying calls the server remembers in order to say that one of them came again."""
 
+AUTH_AT: Final = 24
+"""Where a call's credential begins, after XID, CALL, RPC version, program, version and procedure."""
+OURS: Final = struct.pack(">4I", rpc.CALL, rpc.RPC_VERSION, nfs.PROGRAM, nfs.VERSION)
+"""What lies between the XID and the procedure of a call that is for this program."""
+
 
 class NfsServer:
     """Program 100003 version 3 over a store; its owner gives it calls and drains `events`.
@@ -30,7 +36,7 @@ class NfsServer:
     """
 
     __slots__ = (
-        "accepted_credential",
+        "accepted_auth",
         "calls",
         "drc",
         "procedures",
@@ -53,7 +59,7 @@ class NfsServer:
         self.calls = 0
         self.refused = 0
         self.undecodable = 0
-        self.accepted_credential = b""  # the last AUTH_SYS body found good, for most calls carry the same
+        self.accepted_auth = b""  # the last credential and verifier found good, for most calls carry the same
         # What was executed, by client address, XID and procedure. This is no part of an NFS server: it is the witness
         # who can say, whatever the reply cache forgot, that a call came again and whether its bytes had changed.
         self.witnessed: dict[tuple[str, int, int], int] = {}
@@ -80,18 +86,21 @@ class NfsServer:
         Until then the reply cache has it in progress, and duplicates of it are dropped.
         """
         self.calls += 1
-        try:
-            call = rpc.decode_call(record)
-            refusal = self._refusal(call)
-        except XdrError:
-            self.undecodable += 1
-            return None
-        except rpc.RpcRefused as refused:
-            refusal = refused.reply
-            call = None
-        if refusal is not None or call is None:
-            self.refused += 1
-            return refusal
+        call = self._familiar(record)
+        if call is None:
+            refusal = None
+            try:
+                call = rpc.decode_call(record)
+                refusal = self._refusal(call)
+            except XdrError:
+                self.undecodable += 1
+                return None
+            except rpc.RpcRefused as refused:
+                refusal = refused.reply
+            if refusal is not None or call is None:
+                self.refused += 1
+                return refusal
+            self.accepted_auth = record[AUTH_AT : call.arguments]
         decode, _, cached = PROCEDURES[call.procedure]
         try:
             admitted = AdmittedCall(call, record, client, decode(record, call.arguments))
@@ -116,6 +125,22 @@ class NfsServer:
             self.drc.update(admitted.entry, reply, len(results), now)
         return reply
 
+    def _familiar(self, record: bytes) -> rpc.Call | None:
+        """Decode a call that begins as the last good one did but for XID and procedure; None for any other.
+
+        Its credential was judged before and is left out.
+        """
+        auth = self.accepted_auth
+        arguments = AUTH_AT + len(auth)
+        # The bytes say how long they are themselves, so that no other call begins with the same.
+        if not auth or record[4:20] != OURS or record[AUTH_AT:arguments] != auth:
+            return None
+        procedure = int.from_bytes(record[20:24], "big")
+        if procedure >= nfs.PROCEDURES:
+            return None
+        xid = int.from_bytes(record[:4], "big")
+        return rpc.Call(xid, nfs.PROGRAM, nfs.VERSION, procedure, auth[3], b"", arguments)  # flavors are 0 and 1
+
     def _refusal(self, call: rpc.Call) -> bytes | None:
         """The reply to a call that is none of ours, in the order in which Linux asks (svc_process_common)."""
         if not self._credential_is_good(call):
@@ -133,12 +158,10 @@ class NfsServer:
             return True
         if call.flavor != rpc.AUTH_SYS:
             return False
-        if call.credential != self.accepted_credential:
-            try:
-                rpc.decode_auth_sys(call.credential)
-            except XdrError:
-                return False
-            self.accepted_credential = call.credential
+        try:
+            rpc.decode_auth_sys(call.credential)
+        except XdrError:
+            return False
         return True
 
     def _look_up(self, admitted: AdmittedCall, now: int) -> AdmittedCall | bytes | None:

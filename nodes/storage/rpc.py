@@ -257,6 +257,10 @@ class RecordReader:
             self.fragment_left -= size
             self.chunks.append(bytes(chunk))
             return []
+        if not self.fragments and not self.mark and size >= 4:
+            mark = _UINT.unpack_from(chunk)[0]
+            if mark == size - 4 | _LAST_FRAGMENT and size - 4 <= self.record_bytes_max:
+                return [bytes(chunk[4:])]  # one whole record and nothing else, as nearly always
         return self._feed(bytes(chunk))
 
     def _feed(self, data: bytes) -> list[bytes]:

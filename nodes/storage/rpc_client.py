@@ -22,7 +22,6 @@ Expiry = Literal["retransmit", "failed"]
 """What an expired request wants of its owner: to be sent once more, or to be reported to the application as failed."""
 
 _REPLY = 1
-_UINT = struct.Struct(">I")
 _TWO = struct.Struct(">2I")
 
 
@@ -131,18 +130,19 @@ class RpcClient:
     def start(self, proc: int, head: bytes, payload: Any, tail: bytes, context: Any, now: int) -> RpcRequest:
         """Take a call, whose head was encoded with `next_xid`, and let its timers run; the owner transmits it."""
         xid = self.next_xid
-        assert head.startswith(_UINT.pack(xid)), "the head must carry next_xid"
+        assert head[:4] == xid.to_bytes(4, "big"), "the head must carry next_xid"
         assert xid not in self.pending and len(self.pending) < REQUESTS_MAX
         self.next_xid = (xid + 1) & 0xFFFFFFFF
         request = RpcRequest(xid, proc, head, payload, tail, context)
         timeouts = self.timeouts
         request.started_at = now
-        request.timeout = timeouts.timeo
-        request.major_deadline = now + timeouts.major()
-        request.deadline = min(now + timeouts.timeo, request.major_deadline)
+        request.timeout = timeout = timeouts.timeo
+        major = timeouts.major()
+        request.major_deadline = now + major
+        request.deadline = deadline = now + min(timeout, major)
         self.pending[xid] = request
-        if self.deadline is None or request.deadline < self.deadline:
-            self.deadline = request.deadline
+        if self.deadline is None or deadline < self.deadline:
+            self.deadline = deadline
         return request
 
     def transmitted(self, request: RpcRequest, now: int) -> None:
@@ -150,9 +150,9 @@ class RpcClient:
         request.transmissions += 1
         if request.transmissions > 1:
             self.retransmissions += 1
-        before = request.deadline
-        request.deadline = min(now + request.timeout, request.major_deadline)
-        if request.deadline != before:
+        deadline = now + request.timeout
+        if deadline != request.deadline:
+            request.deadline = min(deadline, request.major_deadline)
             self._find_deadline()
 
     def reply(self, record: bytes, now: int) -> RpcRequest | None:

@@ -39,8 +39,10 @@ class Packer:
 
     def opaque(self, data: bytes) -> None:
         """Append an opaque or a string, its length first (sections 4.10 and 4.11)."""
-        self.buffer += _UINT.pack(len(data))
-        self.fixed(data)
+        size = len(data)
+        self.buffer += _UINT.pack(size)
+        self.buffer += data
+        self.buffer += PADDING[size & 3]
 
     def finish(self) -> bytes:
         """The encoding so far."""
@@ -58,11 +60,13 @@ class Unpacker:
 
     def uint(self) -> int:
         """Take an unsigned integer or an enum."""
-        return int(self.take(_UINT)[0])
+        value: int = self.take(_UINT)[0]
+        return value
 
     def uhyper(self) -> int:
         """Take an unsigned 64-bit integer."""
-        return int(self.take(_UHYPER)[0])
+        value: int = self.take(_UHYPER)[0]
+        return value
 
     def boolean(self) -> bool:
         """Take a bool, which is 0 or 1 and nothing else."""
@@ -89,7 +93,10 @@ class Unpacker:
 
     def opaque(self, maximum: int) -> bytes:
         """Take an opaque or a string of at most `maximum` bytes, and its padding."""
-        return self.fixed(self._length(maximum))
+        size = self._length(maximum)
+        start = self.position
+        self.skip(size)
+        return self.data[start : start + size]
 
     def view(self, maximum: int) -> memoryview:
         """Take an opaque of at most `maximum` bytes without copying it."""

@@ -6,6 +6,8 @@ A strategy sees a packet at two moments: `admit` turns its ring slots into a soc
 
 from typing import Protocol
 
+import msgspec
+
 from lateack.nodes.memory.hypervisor import GNTMAP_host_map, GNTMAP_readonly, GNTST_okay, Hypervisor
 from lateack.nodes.memory.netif import NETIF_RSP_OKAY
 from lateack.nodes.memory.pages import HeadSlab, Page, PagePool
@@ -17,18 +19,20 @@ XEN_NETBACK_TX_COPY_LEN = 128
 """The first bytes of every packet are copied, so that a guest cannot change headers that were inspected already."""
 
 
-class TxSlot:
+READ_ONLY = GNTMAP_host_map | GNTMAP_readonly
+"""The stack may look at a guest's pages, and never write to them."""
+
+
+class TxSlot(msgspec.Struct, eq=False):
     """One request of the guest, private to the backend: where its bytes are, and what became of it."""
 
-    __slots__ = ("gref", "handle", "offset", "page", "request_id", "size")
-
-    def __init__(self, gref: int, offset: int, request_id: int, size: int) -> None:
-        self.gref = gref
-        self.offset = offset
-        self.request_id = request_id
-        self.size = size
-        self.handle = -1
-        self.page: Page | None = None
+    # Mutable state, and yet a Struct: one is made for each request, and no other constructor is as quick.
+    gref: int
+    offset: int
+    request_id: int
+    size: int
+    handle: int = -1
+    page: Page | None = None
 
 
 class Vif(Protocol):
@@ -55,7 +59,7 @@ class BackendKernel(Protocol):
 
 
 class BackendStrategy:
-    """The door: give `admit`, and `settle` if anything comes back later. One instance serves all guests of a backend."""
+    """The door: give `admit`, and `settle` if anything comes back later. One instance serves all guests of a host."""
 
     name = "unnamed"
     summary = "says nothing about itself"
@@ -77,7 +81,9 @@ class BackendStrategy:
 
 def copy_header(kernel: BackendKernel, vif: Vif, slot: TxSlot, limit: int) -> SkBuff | None:
     """Copy the first bytes of a packet into a new socket buffer's linear area (GNTTABOP_copy)."""
-    size = min(slot.size, limit)
+    size = slot.size
+    if size > limit:
+        size = limit
     status, data = kernel.hypervisor.copy_from_grant(DOMAIN_0, vif.domid, slot.gref, slot.offset, size)
     if status != GNTST_okay:
         return None
@@ -117,14 +123,11 @@ class GrantCopy(BackendStrategy):
         return skb
 
 
-class Loan:
+class Loan(msgspec.Struct, frozen=True, eq=False):
     """The pages of one packet while the stack has them: whose they are, and the slots to answer when they come back."""
 
-    __slots__ = ("slots", "vif")
-
-    def __init__(self, vif: Vif, slots: list[TxSlot]) -> None:
-        self.vif = vif
-        self.slots = slots
+    vif: Vif
+    slots: list[TxSlot]
 
 
 class DevZerocopy(BackendStrategy):
@@ -151,22 +154,22 @@ class DevZerocopy(BackendStrategy):
         skb = copy_header(kernel, vif, first, XEN_NETBACK_TX_COPY_LEN)
         if skb is None:
             return None
+        if not first.size and len(slots) == 1:  # an acknowledgement, say: nothing is left to lend
+            vif.respond(first, NETIF_RSP_OKAY)
+            return skb
         lent = slots if first.size else slots[1:]
+        shinfo = skb.shinfo
         for slot in lent:
-            if not self._map(vif, slot):
-                self._give_up(vif, skb, lent)
+            page = self._map(vif, slot)
+            if page is None:
+                self._give_up(skb, lent)
                 return None
+            shinfo.frags.append(Frag(page, slot.offset, slot.size))
         if not first.size:
             vif.respond(first, NETIF_RSP_OKAY)
         if lent:
-            frags = skb.shinfo.frags
-            for slot in lent:
-                page = slot.page
-                assert page is not None
-                page.refs += 1  # beside the slot's own: the stack's last put never frees the struct page
-                frags.append(Frag(page, slot.offset, slot.size))
-            skb.shinfo.shared_frag = True
-            skb.shinfo.ubuf = UbufInfo(self, Loan(vif, lent))
+            shinfo.shared_frag = True
+            shinfo.ubuf = UbufInfo(self, Loan(vif, lent))
             self.sent += 1
         return skb
 
@@ -193,21 +196,18 @@ class DevZerocopy(BackendStrategy):
         """Packets sent up and not yet called back: sent == success + fail at quiescence."""
         return self.sent - self.success - self.fail
 
-    def _map(self, vif: Vif, slot: TxSlot) -> bool:
-        status, handle, memory, frame = self.kernel.hypervisor.map_grant_ref(
-            DOMAIN_0, vif.domid, slot.gref, GNTMAP_host_map | GNTMAP_readonly
-        )
-        if status != GNTST_okay:
-            return False
-        assert memory is not None
-        slot.handle = handle
+    def _map(self, vif: Vif, slot: TxSlot) -> Page | None:
+        _, slot.handle, memory, frame = self.kernel.hypervisor.map_grant_ref(DOMAIN_0, vif.domid, slot.gref, READ_ONLY)
+        if memory is None:
+            return None
+        # Two references, the slot's own and the packet's: the stack's last put never frees the struct page.
         if self.idle_pages:
             page = self.idle_pages.pop()
-            page.memory, page.frame = memory, frame
+            page.memory, page.frame, page.refs = memory, frame, 2
         else:
-            page = Page(memory, frame)
+            page = Page(memory, frame, None, 2)
         slot.page = page
-        return True
+        return page
 
     def _unmap(self, slots: list[TxSlot]) -> None:
         statuses = self.kernel.hypervisor.unmap_batch(DOMAIN_0, [slot.handle for slot in slots])
@@ -218,9 +218,8 @@ class DevZerocopy(BackendStrategy):
             unmap_page(page)
             if page.refs == 1:
                 self.idle_pages.append(page)
-            slot.page = None
 
-    def _give_up(self, vif: Vif, skb: SkBuff, lent: list[TxSlot]) -> None:
+    def _give_up(self, skb: SkBuff, lent: list[TxSlot]) -> None:
         """One bad grant spoils the packet: unmap what was mapped; the caller answers every slot with an error."""
-        self._unmap([slot for slot in lent if slot.page is not None])
         kfree_skb(skb)
+        self._unmap([slot for slot in lent if slot.page is not None])

@@ -1,8 +1,8 @@
 """The guest's strategies: who tells the application that its page buffer is its own again, and when.
 
 A strategy sees a page at four moments: the stack *takes* it (a call is transmitted), *shares* it (a queued packet is
-cloned for the device), *loses* it (the packet that the strategy marked is gone) and *returns* it (its last user is gone).
-It answers with the mechanisms of `stack.lifetime`; the counting is theirs.
+cloned for the device), *loses* it (the packet that the strategy marked is gone) and *returns* it (its last user is
+gone). It answers with the mechanisms of `stack.lifetime`; the counting is theirs.
 """
 
 from typing import Protocol
@@ -91,7 +91,7 @@ class OnReply(GuestStrategy):
 
 
 class FullCopy(GuestStrategy):
-    """Every transmission copies the payload into pages of the kernel: nothing that the application does can reach them."""
+    """Every transmission copies the payload into kernel pages: nothing that the application does can reach them."""
 
     name = "full-copy"
     summary = "copies every payload byte into kernel pages at each transmission, then completes on the reply"

@@ -3,8 +3,8 @@
     result = lateack.run("late-ack", world="virtual", guest="on-reply")
     assert result.harms == ["stale-on-wire"]
 
-The names below are fetched when they are first asked for: `import lateack` costs nothing, and only a run in the world on
-Ray imports Ray.
+The names below are fetched when they are first asked for: `import lateack` costs nothing, and only a run in the world
+on Ray imports Ray.
 """
 
 from typing import TYPE_CHECKING

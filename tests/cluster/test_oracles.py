@@ -448,3 +448,17 @@ def test_every_sentence_begins_with_the_machine_and_ends_as_one() -> None:
     for harm in found:
         assert harm.sentence.split(": ")[0] in ("guest1", "backend", "server")
         assert harm.sentence.endswith(".")
+
+
+@pytest.mark.parametrize("told", range(1 << 6))
+def test_the_names_alone_are_those_of_the_sentences(told: int) -> None:
+    """A search asks for names only, by a shorter way that must come to the same."""
+    wrongs = (
+        ("guest1", LeftOver("grants", 3)), ("backend", AccessFault("n", 1, 2)), sent(b"b", 1), issued(1, 0xA),
+        executed(1, 0xB), ("guest1", FrontendBroken("guest1", "why")),
+    )  # fmt: skip
+    trace = trace_of(meant(b"a", 1), *(wrong for number, wrong in enumerate(wrongs) if told >> number & 1))
+
+    names = harms(trace)
+
+    assert names == sorted({harm.name for oracle in oracles.ORACLES for harm in oracle(trace)})

@@ -65,7 +65,7 @@ def test_an_option_of_none_changes_nothing() -> None:
     """An option that was not given keeps what the story says."""
     scenario = load("calm", (), {"seed": None, "strategies.guest": None})
 
-    assert (scenario.seed, scenario.strategies.guest) == (1, "on-reply")
+    assert (scenario.seed, scenario.strategies.guest) == (1, "frag-destructor")
 
 
 def test_overrides_reach_into_faults_and_lists() -> None:

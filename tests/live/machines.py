@@ -61,7 +61,8 @@ class Echo:
         match event:
             case Received(source, Frames() | Xenbus() as message):
                 return [*(Counted("echo", number) for number in numbers_in(message)), Send(source, message)]
-        return []
+            case _:
+                return []
 
     def pending(self) -> int:
         """Nothing of its own."""
@@ -90,7 +91,8 @@ class Caller:
                 found = numbers_in(message)
                 self.missing -= len(found)
                 return [Counted("return", number) for number in found]
-        return []
+            case _:
+                return []
 
     def pending(self) -> int:
         """How many messages have not come back."""
@@ -132,7 +134,8 @@ class Bouncer:
                     self.seen = number
                     return []  # our own, or the end
                 return self._write(number + 1)
-        return []
+            case _:
+                return []
 
     def _write(self, number: int) -> list[Effect]:
         self.seen = number
@@ -165,7 +168,8 @@ class Clockwork:
             case TimerFired(name):
                 assert now >= self.deadlines.pop(name), "a timer was early"
                 return [Counted(name, now)]
-        return []
+            case _:
+                return []
 
     def _set(self, name: str, at: int) -> SetTimer:
         self.deadlines[name] = at
@@ -188,7 +192,8 @@ class Listener:
             case Received(_, Noticed(node, fact)):
                 self.missing -= 1
                 return [Connected(f"{node}: {type(fact).__name__}")]
-        return []
+            case _:
+                return []
 
     def pending(self) -> int:
         """How many facts are still expected."""
@@ -235,7 +240,8 @@ class Sink:
         match event:
             case Received(_, Frames(frames)):
                 return [Counted("burst", len(frames))]
-        return []
+            case _:
+                return []
 
     def pending(self) -> int:
         """Nothing."""
@@ -267,7 +273,9 @@ class Signaller(Waiter):
                 return [SetTimer("signal", now + 50_000_000)]
             case TimerFired():
                 os.kill(os.getpid(), self.number)
-        return []
+                return []
+            case _:
+                return []
 
 
 class Faulty(Waiter):

@@ -1,4 +1,4 @@
-"""What tests need to hold a machine in the hand: packets, a frontend and a backend over one memory, and plain frames."""
+"""What tests need to hold a machine in the hand: packets, both halves of the driver over one memory, plain frames."""
 
 from collections.abc import Sequence
 from typing import TypeVar
@@ -49,7 +49,18 @@ def tcp_frame(payload: bytes = b"", *, seq: int = 1, ack: int = 1, to_server: bo
     macs = (SERVER_MAC, GUEST_MAC) if to_server else (GUEST_MAC, SERVER_MAC)
     ports = (700, 2049) if to_server else (2049, 700)
     total = 40 + len(payload)
-    fields = [*macs, 0x0800, 0x45, 0, total, 7, 0, 64, IPPROTO_TCP, ip_checksum(total, 7, 0, IPPROTO_TCP, source, target)]
+    fields = [
+        *macs,
+        0x0800,
+        0x45,
+        0,
+        total,
+        7,
+        0,
+        64,
+        IPPROTO_TCP,
+        ip_checksum(total, 7, 0, IPPROTO_TCP, source, target),
+    ]
     fields += [source, target, *ports, seq, ack, 5 << 12 | flags, 1000]
     bare = TCP_FRAME.pack(*fields, 0, 0)
     check = checksum_of(pseudo_sum(source, target, IPPROTO_TCP, total - 20) + ones_sum(bare[34:] + payload))

@@ -4,8 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lateack.nodes.application import Copier, PageBuffer
-from lateack.nodes.facts import BufferRefilled, Fact
+from lateack.nodes.facts import BufferRefilled
 from lateack.nodes.memory.pages import PAGE_SIZE, Memory
+from lateack.nodes.node import Effect
 from lateack.nodes.stack.packets import digest_of
 
 
@@ -43,7 +44,7 @@ def test_a_buffer_shows_its_bytes_through_pages() -> None:
 
 def test_a_refill_uses_the_same_frames() -> None:
     """Only reuse in place can show what the stack still reads; the fact says what was there and what is."""
-    memory, facts = Memory(1, 3), list[Fact]()
+    memory, facts = Memory(1, 3), list[Effect]()
     source = file_of(8192)
     copier = Copier(source, memory, facts, 1, 1, 4096)
     (buffer,) = copier.first_fill()
@@ -52,9 +53,7 @@ def test_a_refill_uses_the_same_frames() -> None:
     assert copier.refill(buffer)
     assert buffer.pages is pages
     assert memory.read(1, 0, 4096) == source.read(4096, 4096)
-    assert facts == [
-        BufferRefilled(0, (1,), 4096, digest_of(source.read(0, 4096)), digest_of(source.read(4096, 4096)))
-    ]
+    assert facts == [BufferRefilled(0, (1,), 4096, digest_of(source.read(0, 4096)), digest_of(source.read(4096, 4096)))]
 
 
 def test_an_empty_file_is_finished_at_once() -> None:
@@ -66,7 +65,10 @@ def test_an_empty_file_is_finished_at_once() -> None:
 
 
 @given(
-    size=st.integers(1, 70_000), buffers=st.integers(1, 5), pages=st.integers(1, 4), order=st.randoms(use_true_random=False)
+    size=st.integers(1, 70_000),
+    buffers=st.integers(1, 5),
+    pages=st.integers(1, 4),
+    order=st.randoms(use_true_random=False),
 )
 def test_every_byte_is_written_once(size: int, buffers: int, pages: int, order: object) -> None:
     """Whatever the sizes, and in whatever order writes are done, the ranges cover the file and never overlap."""

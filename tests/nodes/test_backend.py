@@ -283,9 +283,7 @@ def test_requests_beyond_the_pending_pool_are_taken_when_answers_made_room() -> 
 def test_two_gates_at_one_place_open_with_the_last() -> None:
     """The card stays closed while any rule keeps it so."""
     finished = Trigger(facts=(FactMatch("CopyFinished"),))
-    hand = Hand(
-        Rule("one", "gate", NIC_PLACE, until=UNTIL_REFILLED), Rule("two", "gate", NIC_PLACE, until=finished)
-    )
+    hand = Hand(Rule("one", "gate", NIC_PLACE, until=UNTIL_REFILLED), Rule("two", "gate", NIC_PLACE, until=finished))
     hand.front.send(segment(1, b"a"), [b"a"])
     hand.kick()
 
@@ -370,7 +368,8 @@ def nonsense(hand: Hand, data: bytes, *, flags: int = 0, gso_size: int = 0) -> N
     [
         (bytes(14), 0), (bytes(20), 0), (bytes(60), 0), (tcp_frame()[:40], 0), (tcp_frame()[:46] + b"\xff" * 8, 0),
         (tcp_frame()[:46] + b"\xff" * 8 + bytes(4000), 1460), (udp_frame(bytes(3000)), 1460),
-        (tcp_frame()[:46] + b"\x60" + tcp_frame()[47:54] + bytes(3000), 1460), (tcp_frame()[:23] + b"\x63" + bytes(80), 0),
+        (tcp_frame()[:46] + b"\x60" + tcp_frame()[47:54] + bytes(3000), 1460),
+        (tcp_frame()[:23] + b"\x63" + bytes(80), 0),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("checksum", [0, NETTXF_csum_blank])
@@ -427,7 +426,9 @@ def test_its_address_cannot_be_taken() -> None:
     hand = Hand(connect=False)
     hand.handle(Received("guest1", Xenbus(CONNECTED, hand.front.keys)))
 
-    effects = hand.handle(Received("guest2", Xenbus(CONNECTED, hand.fronts["guest2"].keys | {"mac": GUEST_MAC.hex(":")})))
+    effects = hand.handle(
+        Received("guest2", Xenbus(CONNECTED, hand.fronts["guest2"].keys | {"mac": GUEST_MAC.hex(":")}))
+    )
 
     assert facts_of(effects, VifDisabled) == [VifDisabled("guest2", "its address is another guest's")]
     hand.handle(Received("network", Frames((tcp_frame(b"mine", to_server=False),))))

@@ -29,7 +29,20 @@ from lateack.nodes.guest import RPC_TIMER, Guest, GuestConfig
 from lateack.nodes.memory.pages import Memory
 from lateack.nodes.memory.ring import RSP_PROD
 from lateack.nodes.messages import Frames, Message, Notify, Xenbus
-from lateack.nodes.node import MS, Audit, Boot, CancelTimer, Effect, Event, Received, S, Send, SetTimer, TimerFired
+from lateack.nodes.node import (
+    MS,
+    Audit,
+    Boot,
+    CancelTimer,
+    Effect,
+    Event,
+    Node,
+    Received,
+    S,
+    Send,
+    SetTimer,
+    TimerFired,
+)
 from lateack.nodes.server import Server, ServerConfig
 from lateack.nodes.split.xenbus import CONNECTED, INIT_WAIT, backend_features
 from lateack.nodes.stack.host import HostAddress
@@ -84,13 +97,15 @@ class Hand:
         source: Source = Bytes(data)
         self.guest = Guest(config_of(root=self.store.root, **settings), memory, strategy, source)
         addresses = {GUEST_IP: "guest1", SERVER_IP: "server"}
-        self.backend = Backend(BackendConfig("backend", "network", {"guest1": 1}, addresses), {"guest1": memory}, DevZerocopy)
+        self.backend = Backend(
+            BackendConfig("backend", "network", {"guest1": 1}, addresses), {"guest1": memory}, DevZerocopy
+        )
         server = HostAddress(SERVER_IP, SERVER_MAC)
         clients = {GUEST_IP: "guest1"}
         self.server = Server(
             ServerConfig("server", "network", server, {GUEST_IP: GUEST_MAC}, clients, TcpParameters()), self.store
         )
-        self.machines = {"guest1": self.guest, "backend": self.backend, "server": self.server}
+        self.machines: dict[str, Node] = {"guest1": self.guest, "backend": self.backend, "server": self.server}
         self.now = 0
         self.facts: list[Fact] = []
         self.timers: dict[tuple[str, str], int] = {}
@@ -386,7 +401,7 @@ def test_a_strategy_may_not_complete_twice() -> None:
     """That is a bug of the strategy, and is said so."""
     hand = Hand(strategy=Watcher)
     hand.boot()
-    (request,) = [fact for fact in hand.of(WriteIssued)]
+    (request,) = hand.of(WriteIssued)
     write = hand.guest.copier.buffers[0]
 
     class Done:
@@ -406,7 +421,7 @@ def test_full_copy_is_charged_for() -> None:
 
     counts = {fact.name: fact.amount for fact in hand.of(Counted)}
     assert counts["payload_bytes"] == 8192
-    assert [fact.amount for fact in hand.of(Counted) if fact.name == "copied_bytes"][0] == 8192
+    assert next(fact.amount for fact in hand.of(Counted) if fact.name == "copied_bytes") == 8192
 
 
 def test_a_broken_backend_stops_the_device() -> None:

@@ -44,6 +44,8 @@ class Hand:
                     self.delivered += [(now, target, frame) for frame in frames]
                 case Fact():
                     self.facts.append(effect)
+                case _:
+                    raise AssertionError(f"the network does not do {effect}")
         return effects
 
     def send(self, *frames: bytes, now: int = 0) -> None:

@@ -29,7 +29,7 @@ from lateack.nodes.stack.udp import udp_sendmsg
 from lateack.nodes.storage import nfs, nfs_calls, nfs_replies
 from lateack.nodes.storage.memory_store import MemoryStore
 from lateack.nodes.storage.rpc import RecordReader, decode_reply, record_mark
-from tests.nodes.hand import GUEST_IP, GUEST_MAC, SERVER_IP, SERVER_MAC, facts_of, messages_to
+from tests.nodes.hand import GUEST_IP, GUEST_MAC, SERVER_IP, SERVER_MAC, facts_of, messages_to, udp_frame
 from tests.nodes.storage.conversation import call_record, write_arguments
 
 OTHER_IP, OTHER_MAC = GUEST_IP + 1, bytes.fromhex("00163e000002")
@@ -212,7 +212,7 @@ def test_a_long_reply_is_sent_whole(transport: str, count: int) -> None:
     client = hand.connected()
     file = hand.create(client, b"f")
     data = bytes(range(250)) * 120
-    hand.store.write(file, 0, data, True)
+    hand.store.write(file, 0, memoryview(data), True)
 
     arguments = nfs_calls.encode_range(file, 0, count)
     if transport == "tcp":
@@ -281,6 +281,17 @@ def test_a_segment_to_nobody_is_refused() -> None:
     assert client.sk.state == CLOSED
     hand.handle(Audit())
     assert hand.of(LeftOver) == []
+
+
+def test_a_call_from_nowhere_gets_no_answer() -> None:
+    """A datagram with a source that nobody has cannot be answered, and does not stop the server."""
+    hand = Hand()
+    record = call_record(nfs.GETATTR, nfs_calls.encode_file(hand.store.root), 3)
+
+    answers = hand.deliver(udp_frame(record, source_ip=0x0102_0304))
+
+    assert answers == []
+    assert len(hand.deliver(udp_frame(record))) == 1
 
 
 def test_a_spoiled_frame_is_dropped() -> None:

@@ -162,7 +162,7 @@ def test_a_response_before_the_unmap_breaks_the_device() -> None:
     pair = Pair()
     pair.front.send(tcp_frame()[:54], [b"payload"])
     (skb,) = pair.take()
-    slot = skb.shinfo.ubuf.token.slots[0]  # type: ignore[union-attr, attr-defined]
+    slot = skb.shinfo.ubuf.token.slots[0]  # type: ignore[union-attr]
     pair.vif.respond(slot, NETIF_RSP_OKAY)
     pair.vif.push()
 
@@ -277,7 +277,7 @@ def test_a_receive_buffer_that_was_never_offered_breaks_the_device() -> None:
     pair = Pair(rx_target=4)
     rx = pair.vif.rx
     assert rx is not None
-    request_id, _ = rx.get_request()
+    rx.get_request()
     rx.taken_ids[0] = 200
     rx.put_response(200, 0, 0, 60)
     rx.push_responses()

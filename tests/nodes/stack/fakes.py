@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from lateack.nodes.facts import Fact
 from lateack.nodes.memory.pages import HeadSlab, Memory, PagePool
-from lateack.nodes.node import MS, S, Effect, SetTimer
+from lateack.nodes.node import MS, Effect, S, SetTimer
 from lateack.nodes.stack.host import HostAddress, IpStack
 from lateack.nodes.stack.lifetime import Frag
 from lateack.nodes.stack.nic import Nic
@@ -18,6 +19,8 @@ from lateack.nodes.stack.packets import ACK, FIN, SYN, Segment, parse
 from lateack.nodes.stack.skb import SkBuff, pages_holding
 from lateack.nodes.stack.tcp import CLOSE_WAIT, TcpParameters, TcpSocket
 from lateack.nodes.stack.tcp_output import tcp_sendmsg
+
+FactKind = TypeVar("FactKind", bound=Fact)
 
 GUEST, SERVER = 0x0A000001, 0x0A000002
 GUEST_MAC, SERVER_MAC = b"\2\0\0\0\0\1", b"\2\0\0\0\0\2"
@@ -77,7 +80,9 @@ def slow_tcp(
     return slow_ip(6, bytes(body), source=source, target=target)
 
 
-def slow_udp(payload: bytes, *, source: int = GUEST, target: int = SERVER, sport: int = 700, dport: int = PORT) -> bytes:
+def slow_udp(
+    payload: bytes, *, source: int = GUEST, target: int = SERVER, sport: int = 700, dport: int = PORT
+) -> bytes:
     """Return a whole frame with one UDP datagram."""
     body = bytearray(sport.to_bytes(2, "big") + dport.to_bytes(2, "big") + (8 + len(payload)).to_bytes(2, "big"))
     body += bytes(2) + payload
@@ -134,9 +139,9 @@ class Host:
         self.stack.send_queued(sk, now)
         return skbs
 
-    def of(self, kind: type[Fact]) -> list[Fact]:
+    def of(self, kind: type[FactKind]) -> list[FactKind]:
         """Return the facts of one type, in order."""
-        return [fact for fact in self.facts if type(fact) is kind]
+        return [fact for fact in self.facts if isinstance(fact, kind)]
 
     def leaks(self) -> tuple[int, int]:
         """Return how many heads and how many pages are not back home."""
@@ -147,7 +152,7 @@ Meddle = Callable[[Host, bytes], list[tuple[int, bytes]]]
 
 
 class Wire:
-    """Two hosts and a link in virtual time; `meddle` says what becomes of a frame: (extra delay, bytes), none for loss."""
+    """Two hosts and a link in virtual time; `meddle` says what becomes of a frame: (extra delay, bytes)."""
 
     def __init__(self, client: Host, server: Host, delay: int = MS // 2) -> None:
         self.client, self.server = client, server
@@ -220,7 +225,8 @@ class Wire:
 def wire(*, gso: bool = True, isn: tuple[int, int] = (1, 1), parameters: TcpParameters | None = None) -> Wire:
     """Return a wire between a fresh client and a fresh server."""
     return Wire(
-        Host(GUEST, isn=isn[0], gso=gso, parameters=parameters), Host(SERVER, isn=isn[1], gso=gso, parameters=parameters)
+        Host(GUEST, isn=isn[0], gso=gso, parameters=parameters),
+        Host(SERVER, isn=isn[1], gso=gso, parameters=parameters),
     )
 
 
@@ -330,7 +336,9 @@ class Bench:
 
 def pattern(length: int, salt: int = 0) -> bytes:
     """Return *length* bytes in which every position can be told from its neighbours."""
-    return b"".join([(at * 2654435761 + salt & 0xFFFFFFFF).to_bytes(4, "big") for at in range(-(-length // 4))])[:length]
+    return b"".join([(at * 2654435761 + salt & 0xFFFFFFFF).to_bytes(4, "big") for at in range(-(-length // 4))])[
+        :length
+    ]
 
 
 __all__ = ["ACK", "FIN", "SYN", "Bench", "Host", "Wire", "pattern", "wire"]

@@ -113,7 +113,7 @@ def test_trace_1_a_destructor_runs_while_a_clone_still_shows_the_pages() -> None
 
 
 def test_trace_2_a_page_that_was_pulled_is_missed_by_the_destructor() -> None:
-    """Pull 1200 bytes over two fragments of 1000: the first page is returned at once, the destructor sees the second."""
+    """Pull over two fragments (a tenth of the size: heads are small): the first page is gone before the destructor."""
     owner = Owner()
     pages = [owner.page(b"a"), owner.page(b"b")]
     skb = owner.packet(pages, size=100, offset=200)
@@ -269,7 +269,7 @@ def test_trace_7_a_frag_destructor_tells_at_the_true_last_use() -> None:
 
 
 def test_trace_7_a_pull_returns_the_eaten_fragment_at_once() -> None:
-    """The pull of trace 2 under a frag destructor: two become one when the first fragment is eaten, zero at the free."""
+    """The pull of trace 2 under a frag destructor: two become one when the first is eaten, none at the free."""
     owner = Owner()
     pages = [owner.page(), owner.page()]
     destructor = FragDestructor(owner, "loan")
@@ -426,7 +426,8 @@ def test_an_orphan_lives_on_after_its_destructor() -> None:
     skb.socket = owner
 
     skb_orphan(skb)
-    assert (len(owner.told), counts(skb, pages), skb.socket) == (1, (1, (1,)), None)
+    assert (len(owner.told), counts(skb, pages)) == (1, (1, (1,)))
+    assert not skb.socket
 
     kfree_skb(skb)
     assert len(owner.told) == 1
@@ -566,7 +567,6 @@ class Herd:
         skb, held = self.skbs[which % len(self.skbs)]
         at = which % len(self.skbs)
         pool = self.owner.pool
-        room = skb.shinfo.head + skb.shinfo.slab.size - skb.tail
         match operation:
             case "clone":
                 self.skbs.append((skb_clone(skb, pool), held))
@@ -588,28 +588,37 @@ class Herd:
                 skb_orphan(skb)
             case "get":
                 kfree_skb(skb_get(skb))
+            case "free":
+                del self.skbs[at]
+                kfree_skb(skb)
+            case _:
+                self.cut(operation, at, amount)
+
+    def cut(self, operation: str, at: int, amount: int) -> None:
+        """Do one operation that takes bytes away from a header or moves them."""
+        skb, held = self.skbs[at]
+        pool = self.owner.pool
+        length = amount % (len(held) + 1)
+        match operation:
             case "pull":
+                room = skb.shinfo.head + skb.shinfo.slab.size - skb.tail
                 paged = skb_length(skb) - (skb.tail - skb.data)
                 pskb_pull_tail(skb, min(amount, paged, room), pool)
             case "trim":
-                length = amount % (len(held) + 1)
                 pskb_trim(skb, length, pool)
                 self.skbs[at] = (skb, held[:length])
             case "front":
-                length = amount % (len(held) + 1)
                 skb_unclone(skb, pool)
                 skb_pull_front(skb, length)
                 self.skbs[at] = (skb, held[length:])
             case "split":
-                length = amount % (len(held) + 1)
                 skb_unclone(skb, pool)
                 rest = alloc_skb(self.owner.slab)
                 skb_split(skb, rest, length)
                 self.skbs[at] = (skb, held[:length])
                 self.skbs.append((rest, held[length:]))
-            case "free":
-                del self.skbs[at]
-                kfree_skb(skb)
+            case _:
+                raise AssertionError(f"nobody knows how to {operation}")
 
     def note(self, skb: SkBuff) -> None:
         """A destructor ran."""

@@ -230,7 +230,8 @@ def weather(link: Wire, seed: int, storm: int) -> None:
                 bent = bytearray(frame)
                 bent[dice.randrange(12, len(frame))] ^= 1 << dice.randrange(8)
                 return [(0, bytes(bent))]
-        return [(0, frame)]
+            case _:
+                return [(0, frame)]
 
     link.meddle = meddle
 
@@ -277,9 +278,9 @@ def test_every_byte_arrives_once_and_both_ends_come_to_rest(
 
 
 @settings(max_examples=40)
-@given(st.integers(0, 2**32 - 1), st.integers(0, 12))
+@given(st.integers(0, 2**32 - 1), st.integers(0, 6))
 def test_a_connection_opens_in_all_weather(seed: int, storm: int) -> None:
-    """The handshake survives loss, doubling, delay and bent bits, and data flows afterwards."""
+    """The handshake survives fewer bad frames than it has SYNs, seven, and data flows afterwards."""
     link = wire()
     weather(link, seed, storm)
 

@@ -36,7 +36,7 @@ def test_data_in_order_is_delivered_and_acknowledged_once_a_burst() -> None:
 
 
 def test_an_old_segment_is_dropped_and_answered() -> None:
-    """TCP_OLD_DATA: all of it was received before; the fact names it by position and digest, and an ACK goes at once."""
+    """TCP_OLD_DATA: all of it was received before; the fact names position and digest, and an ACK goes at once."""
     bench = Bench()
     bench.peer(payload=b"first")
     bench.sent()
@@ -44,7 +44,7 @@ def test_an_old_segment_is_dropped_and_answered() -> None:
     bench.peer(payload=b"FIRST")
 
     (dropped,) = bench.host.of(DuplicateDropped)
-    assert (dropped.seq, dropped.length, dropped.digest) == (Bench.IRS + 1, 5, digest_of(b"FIRST"))  # type: ignore[attr-defined]
+    assert (dropped.seq, dropped.length, dropped.digest) == (Bench.IRS + 1, 5, digest_of(b"FIRST"))
     assert bytes(bench.host.inbox) == b"first"
     assert bench.sent() == [(0, 5, ACK, 0)]
 
@@ -60,7 +60,7 @@ def test_only_the_new_tail_of_an_overlap_is_taken() -> None:
 
 
 def test_early_segments_wait_and_are_delivered_in_order() -> None:
-    """A hole keeps what lies behind it, asks for it with a duplicate ACK each, and all comes at once when it is filled."""
+    """What lies behind a hole is kept and answered with duplicate ACKs; all comes at once when it is filled."""
     bench = Bench()
 
     bench.peer(seq=8, payload=b"ijkl")
@@ -240,7 +240,7 @@ def test_duplicates_of_a_go_back_do_not_start_a_fast_retransmit() -> None:
 
 def test_the_options_of_a_syn_are_read_or_survived() -> None:
     """MSS and window scale are found among others; what is cut short or absurd is not believed."""
-    assert parse_syn_options(bytes.fromhex("020405b4" "0402" "01" "030307")) == (1460, 7)
+    assert parse_syn_options(bytes.fromhex("020405b4040201030307")) == (1460, 7)
     assert parse_syn_options(bytes.fromhex("0303ff")) == (None, 14)
     for broken in ("", "00", "02", "0200", "020305", "0101", "030407", "02040a"):
         mss, scale = parse_syn_options(bytes.fromhex(broken))
@@ -253,7 +253,7 @@ def test_the_handshake_takes_the_peers_terms() -> None:
     bench.flush()
     bench.sent()
 
-    bench.peer(seq=-1, ack=0, flags=SYN | ACK, window=9, options=bytes.fromhex("02040400" "01030302"))
+    bench.peer(seq=-1, ack=0, flags=SYN | ACK, window=9, options=bytes.fromhex("0204040001030302"))
     first = bench.sk.snd_wnd
     bench.peer(window=9)
 

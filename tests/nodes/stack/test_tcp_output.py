@@ -22,7 +22,7 @@ def test_a_syn_offers_mss_and_window_scale() -> None:
     (syn,) = bench.segments()
 
     assert (syn.flags, syn.seq, syn.ack, syn.window) == (SYN, Bench.ISS, 0, 0xFFFF)
-    assert syn.options == bytes.fromhex("020405b4" "01" "030307")
+    assert syn.options == bytes.fromhex("020405b401030307")
 
 
 def test_a_windows_scale_is_not_used_with_a_peer_that_offers_none() -> None:
@@ -89,7 +89,7 @@ def test_a_record_of_any_shape_is_queued_byte_for_byte(
     bench.flush()
 
     assert b"".join(segment.payload for segment in segments) == record
-    meant = [digest for fact in bench.host.of(SegmentTransmitted) for digest in fact.digests]  # type: ignore[attr-defined]
+    meant = [digest for fact in bench.host.of(SegmentTransmitted) for digest in fact.digests]
     assert meant == [segment.digest for segment in segments]
     bench.now += 1
     bench.peer(ack=len(record))
@@ -239,9 +239,9 @@ def test_a_late_ack_lets_a_parked_clone_send_what_nobody_meant() -> None:
     assert refs_after_ack == 2  # the parked clone's
     assert late.payload == b"something else"  # under a valid checksum: parse believed it
     sent, transmitted = host.of(FrameSent)[-1], host.of(SegmentTransmitted)[-1]
-    assert sent.digests == (digest_of(b"something else"),) != transmitted.digests  # type: ignore[attr-defined]
-    assert transmitted.intended == b"what was meant"  # type: ignore[attr-defined]
-    assert (sent.again, page.refs, host.slab.outstanding) == (True, 1, 0)  # type: ignore[attr-defined]
+    assert sent.digests == (digest_of(b"something else"),) != transmitted.digests
+    assert transmitted.intended == b"what was meant"
+    assert (sent.again, page.refs, host.slab.outstanding) == (True, 1, 0)
 
 
 def test_what_is_below_is_charged_to_the_socket_until_it_is_freed() -> None:
@@ -298,8 +298,8 @@ def test_the_sender_says_what_it_meant_and_how_often() -> None:
     bench.fire()
 
     first, second = bench.host.of(SegmentTransmitted)
-    assert (first.transmission, first.intended, first.digests) == (1, b"", (digest_of(b"payload"),))  # type: ignore[attr-defined]
-    assert (second.transmission, second.intended, second.seq) == (2, b"payload", Bench.ISS + 1)  # type: ignore[attr-defined]
+    assert (first.transmission, first.intended, first.digests) == (1, b"", (digest_of(b"payload"),))
+    assert (second.transmission, second.intended, second.seq) == (2, b"payload", Bench.ISS + 1)
 
 
 def test_only_an_open_connection_can_send() -> None:

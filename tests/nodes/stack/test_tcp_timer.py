@@ -87,7 +87,7 @@ def test_the_timeout_doubles_up_to_its_cap_and_gives_up_after_fifteen() -> None:
 
 
 def test_the_timer_runs_from_the_last_acknowledgement() -> None:
-    """RFC 6298 5.3: an ACK of new data starts the timer anew while something is in flight, and 5.2 stops it after all."""
+    """RFC 6298 5.3: an ACK of new data starts the timer anew while something is in flight; 5.2 stops it at the end."""
     bench = Bench()
     bench.send(pattern(2 * MSS))
     bench.now += 50 * MS
