@@ -19,6 +19,9 @@ Progress = Callable[[str, int, int], None]
 EVENTS_MAX = 200_000_000
 """A run that takes more events than this is broken; it ends and is judged as it stands."""
 
+MOMENT_EVENTS_MAX = 1_000_000
+"""Events of one moment; machines that answer each other without end and without time passing are cut off here."""
+
 PROGRESS_EVERY = 4096
 
 WORTH_ASKING = 20_000_000
@@ -92,7 +95,10 @@ class VirtualWorld:
         ready, handlers, kicks, special = self.ready, self.handlers, self.kicks, self.special
         record: Callable[[Any], None] = self.trace.entries.append
         now = self.now
-        for name, event, kick in ready:  # which grows as we go
+        for count, (name, event, kick) in enumerate(ready):  # which grows as we go
+            if count > MOMENT_EVENTS_MAX:
+                self.events = EVENTS_MAX
+                break
             if kick is not None:
                 kicks.remove(kick)
             for effect in handlers[name](event, now):

@@ -24,7 +24,7 @@ from lateack.nodes.stack.packets import (
     address_text,
     parse,
 )
-from lateack.nodes.stack.tcp import CLOSE_WAIT, CLOSED, CloneHook, Device, TcpParameters, TcpSocket
+from lateack.nodes.stack.tcp import CLOSED, CloneHook, Device, TcpParameters, TcpSocket
 from lateack.nodes.stack.tcp_input import take_syn, tcp_flush, tcp_rcv
 from lateack.nodes.stack.tcp_output import tcp_accept_syn, tcp_close, tcp_connect, tcp_send_reset, tcp_write_xmit
 from lateack.nodes.stack.tcp_timer import tcp_timer_fired
@@ -34,6 +34,10 @@ EPHEMERAL_FIRST = 700
 """NFS clients bind reserved ports below 1024 (`xprt_min_resvport`), which is where knfsd expects them."""
 
 SOCKETS_MAX = 4096
+"""Connections that a host keeps; beyond it the closed ones are forgotten, and then no more are accepted."""
+
+GRO_SEGMENTS_MAX = 43
+"""Segments that may be merged behind a first one: together no more than an IPv4 packet of 64 KiB could hold."""
 UNFRAGMENTED = frozenset(bytes((flags, 0)) for flags in (0x00, 0x40, 0x80, 0xC0))
 """What the flags and the fragment offset of a whole IPv4 packet may be: anything but MF and an offset."""
 
@@ -143,6 +147,7 @@ class IpStack:
                 and segment.source == head.source
                 and segment.dport == head.dport
                 and segment.payload
+                and len(merged) < GRO_SEGMENTS_MAX
             ):
                 merged.append(segment.payload)
                 expected = (expected + len(segment.payload)) & M32
@@ -246,6 +251,8 @@ class IpStack:
         """A segment for no connection: a SYN for a listener opens one, anything else is answered with a RST."""
         if segment.flags & RST or segment.source not in self.neighbours:
             return None
+        if len(self.sockets) >= SOCKETS_MAX:
+            self._forget_closed()
         acceptable = segment.flags & SYN and not segment.flags & ACK and segment.dport in self.listeners
         if acceptable and len(self.sockets) < SOCKETS_MAX:
             sk = self._new_socket(segment.dport, segment.source, segment.sport)
@@ -256,6 +263,11 @@ class IpStack:
         sk.rcv_nxt = segment.seq + len(segment.payload) + bool(segment.flags & SYN) + bool(segment.flags & FIN)
         tcp_send_reset(sk, now)
         return None
+
+    def _forget_closed(self) -> None:
+        for key, sk in list(self.sockets.items()):
+            if sk.state == CLOSED:
+                del self.sockets[key], self.timers[sk.timer]
 
     def _receive_udp(self, segment: Segment) -> None:
         udp = self.datagram_sockets.get(segment.dport)
@@ -269,5 +281,3 @@ class IpStack:
         self.timers[sk.timer] = sk
         return sk
 
-
-__all__ = ["CLOSE_WAIT", "HostAddress", "IpStack"]
