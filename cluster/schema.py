@@ -88,8 +88,8 @@ class Direction(Section):
 class Links(Section):
     """The network between the host and the server."""
 
-    mtu: Annotated[StrictInt, Field(ge=576, le=9000)] = Field(
-        default=1500, description="bytes of an IP packet on the wire"
+    mtu: Annotated[StrictInt, Field(ge=576, le=65_521)] = Field(
+        default=1500, description="bytes of an IP packet on the wire; 65521 lets a GSO packet cross in one piece"
     )
     to_server: Direction = Field(default=Direction(), description="the way of the data")
     to_guests: Direction = Field(default=Direction(), description="the way of acknowledgements and replies")

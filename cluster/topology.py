@@ -34,6 +34,9 @@ from lateack.nodes.storage.store import Store
 
 BACKEND, SERVER, NETWORK = "backend", "server", "network"
 GENERATED_NAME = "input.bin"
+UDP_WRITE_MAX = 32_768
+"""Bytes of the largest WRITE that NFS sends over UDP, for a datagram ends at 64 KiB (Linux bounds wsize alike)."""
+
 GUEST_PAGES_LEFT = 8
 """Frames that a guest needs beside rings, receive buffers and page buffers: heads of socket buffers above all."""
 
@@ -195,6 +198,11 @@ class Topology:
         workload = scenario.workload
         buffers = workload.buffers * -(-workload.write_size // PAGE_SIZE)
         needed = 3 + scenario.guests.rx_buffers + buffers + GUEST_PAGES_LEFT
+        if workload.transport == "udp" and workload.write_size > UDP_WRITE_MAX:
+            raise LateackError(
+                f"workload.write_size is {workload.write_size}, and a WRITE over UDP carries at most {UDP_WRITE_MAX} bytes: "
+                "make it smaller, or leave workload.transport at tcp"
+            )
         if self.guest_frames < needed:
             raise LateackError(
                 f"guests.memory_pages is {self.guest_frames}, but {workload.buffers} buffers of {workload.write_size} "

@@ -43,16 +43,17 @@ class NetworkConfig(msgspec.Struct, frozen=True):
 
 
 class Link:
-    """Frames under way to one machine, in their order: (due, frame)."""
+    """Frames under way to one machine, in their order, as bursts of what arrives together: (due, frames)."""
 
-    __slots__ = ("armed", "config", "delay", "dice", "frames", "last_due", "target")
+    __slots__ = ("armed", "bursts", "config", "count", "delay", "dice", "last_due", "target")
 
     def __init__(self, config: LinkConfig, seed: int) -> None:
         self.config = config
         self.target = config.target
         self.delay = config.delay
         self.dice = random.Random(f"{seed} {config.target}") if config.loss or config.jitter else None
-        self.frames: deque[tuple[int, bytes]] = deque()
+        self.bursts: deque[tuple[int, tuple[bytes, ...]]] = deque()
+        self.count = 0
         self.last_due = 0
         self.armed: int | None = None
 
@@ -104,51 +105,67 @@ class Network:
 
     def pending(self) -> int:
         """Frames under way; held ones wait for their rule and not for time."""
-        return sum(len(link.frames) for link in self.links.values())
+        return sum(link.count for link in self.links.values())
 
     # --- links --------------------------------------------------------------------------------------------------------
 
     def _enqueue(self, frames: Sequence[bytes], now: Time) -> None:
-        at_once: list[Link] = []
+        """Put frames on their way: a burst to one machine stays one, unless the link's dice judge each frame."""
+        if not frames:
+            return
+        mac = frames[0][:6]
+        link = self.by_mac.get(mac)
+        if link is not None and link.dice is None and (len(frames) == 1 or all([frame[:6] == mac for frame in frames])):
+            for start in range(0, len(frames), BURST_MAX):
+                self._start(link, now + link.delay, tuple(frames[start : start + BURST_MAX]), now)
+            return
         for frame in frames:
             link = self.by_mac.get(frame[:6])
-            if link is None:
-                continue  # no such address: a switch would flood it, and nobody would take it
-            due = now + link.delay
-            if link.dice is not None:
-                if link.config.loss and link.dice.random() < link.config.loss:
-                    self._lost(link, frame)
-                    continue
-                if link.config.jitter:
-                    due = max(link.last_due, due + link.dice.randrange(link.config.jitter + 1))
-            waiting = link.frames
-            if len(waiting) >= LINK_FRAMES_MAX:
+            if link is not None:  # else there is no such address: a switch would flood it, and nobody would take it
+                self._enqueue_one(link, frame, now)
+
+    def _enqueue_one(self, link: Link, frame: bytes, now: Time) -> None:
+        """Put one frame on its way, if the dice let it pass."""
+        due = now + link.delay
+        if link.dice is not None:
+            if link.config.loss and link.dice.random() < link.config.loss:
                 self._lost(link, frame)
-                continue
-            link.last_due = due
-            waiting.append((due, frame))
-            if link.armed is None:
-                link.armed = due
-                if due > now:
-                    self.effects.append(SetTimer(link.target, due))
-                else:
-                    at_once.append(link)
-        for link in at_once:
-            self._deliver(link, now)
+                return
+            if link.config.jitter:
+                due = max(link.last_due, due + link.dice.randrange(link.config.jitter + 1))
+        self._start(link, due, (frame,), now)
+
+    def _start(self, link: Link, due: Time, burst: tuple[bytes, ...], now: Time) -> None:
+        """Let a burst arrive at *due*, behind everything that is under way."""
+        if link.count + len(burst) > LINK_FRAMES_MAX:
+            for frame in burst:
+                self._lost(link, frame)
+            return
+        link.last_due = due
+        if link.armed is None and due <= now:
+            self.effects.append(Send(link.target, Frames(burst)))
+            return
+        link.bursts.append((due, burst))
+        link.count += len(burst)
+        if link.armed is None:
+            link.armed = due
+            self.effects.append(SetTimer(link.target, due))
 
     def _deliver(self, link: Link, now: Time) -> None:
-        """Hand over every frame that is due, in bursts, and wake up for the next."""
-        frames = link.frames
-        burst: list[bytes] = []
-        while frames and frames[0][0] <= now:
-            if len(burst) == BURST_MAX:
-                self.effects.append(Send(link.target, Frames(tuple(burst))))
-                burst.clear()
-            burst.append(frames.popleft()[1])
-        if burst:
-            self.effects.append(Send(link.target, Frames(tuple(burst))))
-        if frames:
-            link.armed = frames[0][0]
+        """Hand over every burst that is due, as one where that is not too long, and wake up for the next."""
+        bursts = link.bursts
+        arrived: list[bytes] = []
+        while bursts and bursts[0][0] <= now:
+            burst = bursts.popleft()[1]
+            link.count -= len(burst)
+            if arrived and len(arrived) + len(burst) > BURST_MAX:
+                self.effects.append(Send(link.target, Frames(tuple(arrived))))
+                arrived.clear()
+            arrived += burst
+        if arrived:
+            self.effects.append(Send(link.target, Frames(tuple(arrived))))
+        if bursts:
+            link.armed = bursts[0][0]
             self.effects.append(SetTimer(link.target, link.armed))
         else:
             link.armed = None

@@ -7,7 +7,6 @@ from rich.text import Text
 from lateack.cluster.bench.figures import Bench, Compared, Figures, Share
 
 NAMED = 3  # of the places where time goes
-WHOLE = "whole_floor_requests_per_s"
 
 
 def print_bench(out: Console, bench: Bench) -> None:
@@ -42,22 +41,18 @@ def _print_compared(out: Console, title: str, figures: Figures) -> None:
         ours, floor = figure.ours, figure.floor
         table.add_row(ours.what, number(ours.value), number(floor.value), _ratio(figure.ratio), ours.unit)
         table.add_row(Text(f"  floor: {floor.what}", style="dim"))
-        if WHOLE in figure.about:
-            whole = _number(figure, WHOLE)
-            text = Text("  floor: the same without an MTU, each write in one frame", style="dim")
-            table.add_row(text, "", number(whole), _ratio(ours.value / whole))
     out.print(table)
 
 
 def _print_live_costs(out: Console, figures: Figures) -> None:
     out.print()
-    keys = ("cpu_us_per_request", "floor_cpu_us_per_request", "whole_floor_cpu_us_per_request")
+    keys = ("cpu_us_per_request", "floor_cpu_us_per_request")
     machines = list(_numbers(next(iter(figures.values())), keys[0]))
     table = _table("processor time per request, us", *machines, "all", "requests/s", "MB/s")
     for name, figure in figures.items():
-        rates = (figure.ours.value, figure.floor.value, _number(figure, WHOLE))
+        rates = (figure.ours.value, figure.floor.value)
         bytes_each = _number(figure, "mb_per_s") / figure.ours.value
-        for key, what, rate in zip(keys, ("ours", "bare floor", "bare floor, no MTU"), rates, strict=True):
+        for key, what, rate in zip(keys, ("ours", "bare floor"), rates, strict=True):
             spent = _numbers(figure, key)
             numbers = [*(spent[machine] for machine in machines), sum(spent.values()), rate, rate * bytes_each]
             table.add_row(f"{name}: {what}", *map(number, numbers))

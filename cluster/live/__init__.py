@@ -1,8 +1,9 @@
 """The world on Ray: a process for each machine, gRPC between them, pages in memory that guest and backend really share.
 
-In reading order: `plan` (what a run is made of), `timers`, `host` (the process that carries machines), `links` (gRPC),
-`channels` (shared memory and event channels), `ray_cluster` (a cluster is brought up or joined), `crew` (its actors),
-`session` (runs). Nothing else in lateack imports ray or grpc, and the machines notice nothing.
+In reading order: `plan` (what a run is made of), `session` (runs), `crew` (its actors), `host` and `carrier` (the
+process that carries machines), `wiring` with `links` (gRPC) and `channels` (shared memory, event channels), `timers`,
+`stores`; `ray_cluster`, `address` and `processes` (a cluster is brought up or joined). Nothing else in lateack imports
+ray or grpc but the benchmark, and the machines notice nothing.
 
 Three planes, by what a message costs. Ray's calls take a millisecond each: they place, start, ask and collect, and are
 never on the way of a packet. gRPC's streams cost some 100 us a message and next to nothing a frame: they carry frames

@@ -5,22 +5,22 @@ over together: a batch of frames is one event.
 """
 
 import asyncio
+import itertools
 import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
 from lateack.cluster.clock import HybridClock
-from lateack.cluster.live.channels import Channel, Door, offer, room_for
-from lateack.cluster.live.links import Hub, Link, Spoke
+from lateack.cluster.live.channels import Channel
 from lateack.cluster.live.plan import Opened, Order, Status
 from lateack.cluster.live.timers import NEVER, Timers
+from lateack.cluster.live.wiring import Wiring
 from lateack.cluster.trace import Entry
 from lateack.cluster.wire import decode_body, decode_parcel, encode_note
 from lateack.nodes import facts
 from lateack.nodes.errors import LateackError
 from lateack.nodes.facts import AnyFact, Fact, WriteCompleted, WriteIssued
-from lateack.nodes.memory.pages import PAGE_SIZE
 from lateack.nodes.messages import Frames, Message, Noticed, Notify
 from lateack.nodes.node import Audit, Boot, CancelTimer, Effect, Event, Node, Received, Send, SetTimer, TimerFired
 from lateack.nodes.storage.store import Store
@@ -30,8 +30,6 @@ TIMER_SLACK_NS = 50_000  # a timer this near is due: the loop cannot sleep for l
 TIMERS_PER_WAKE = 64
 RECHECK_S = 0.1
 BEAT_TICKS = 10  # rechecks between two heartbeats
-PAUSED_TICKS = 20
-OWNERS_S = 20.0
 
 
 class Machine:
@@ -55,7 +53,6 @@ class Carrier:
     def __init__(self, order: Order) -> None:
         """Get ready to carry `order.names`; nothing is opened yet."""
         self.order = order
-        self.parts = {part.name: part for part in order.plan.parts}
         self.machines: dict[str, Machine] = {}
         self.entries: list[Entry] = []
         self.stores: dict[str, Store | None] = {}
@@ -66,56 +63,26 @@ class Carrier:
         self.failure = self.crash = ""
         self.closing = False
         self._start_ns = NEVER
-        self._links: dict[str, Link] = {}
-        self._hub: Hub | None = None
-        self._spoke: Spoke | None = None
-        self._door: Door | None = None
-        self._channels: dict[tuple[str, str], Channel] = {}  # by local machine and peer
-        self._all_owners_here = asyncio.Event()
+        self._wiring = Wiring(order, self)
+        self._links, self._channels = self._wiring.links, self._wiring.channels
         self._watch: asyncio.Task[None] | None = None
-        self._heard_at: dict[str, float] = {}
         self._watched = _watched(order)
 
     # --- opening and closing -----------------------------------------------------------------------------------------
 
     async def open(self, address: str, store_directory: Path | None) -> Opened:
         """Listen for the others at `address`, by which they reach this computer; open the store, if one is here."""
-        hub, door = "", ""
-        if self.order.plan.hub in self.order.names:
-            for names in self.order.links:
-                link = Link(self.order, names[0], self.clock, self.now)
-                self._links.update(dict.fromkeys(names, link))
-            links = {names[0]: self._links[names[0]] for names in self.order.links}
-            self._hub = Hub(self.order, links, self.take, self.lose)
-            hub = f"{address}:{await self._hub.open(address)}"
-        owners = {part.name: part for part in self.order.plan.parts if part.shares_with in self.order.names}
-        if owners:
-            room_for(sum(part.frames for part in owners.values()) * PAGE_SIZE)
-            self._door = Door(owners, self.order.token, self._connect)
-            self.loop.add_reader(self._door.socket, self._answer)
-            door = self._door.address
+        hub, door = await self._wiring.open(address)
         for name in self.order.names:
             self.stores[name] = self.order.plan.store(name, store_directory)
         return Opened(hub, door, next((store.root for store in self.stores.values() if store), b""))
 
     async def join(self, others: Opened, input: Path | None) -> None:
-        """Connect to the hub, share memory with whoever is to see it, and build the machines; raises LateackError."""
+        """Connect to the other processes, and build the machines; raises LateackError."""
+        await self._wiring.join(others)
         for name in self.order.names:
-            if self.parts[name].frames:
-                self._connect(offer(self.parts[name], others.door, self.order.token))
-        if self._hub is None:
-            link = Link(self.order, self.order.plan.hub, self.clock, self.now)
-            self._links = {part.name: link for part in self.order.plan.parts if part.name not in self.order.names}
-            self._spoke = Spoke(self.order, link, self.take, self.lose)
-            await self._spoke.open(others.hub)
-        if self._door is not None:
-            await asyncio.wait_for(self._all_owners_here.wait(), OWNERS_S)
-        memories = {channel.part.name: channel.memory for channel in self._channels.values()}
-        for name in self.order.names:
-            seen = {
-                owner: memory for owner, memory in memories.items() if name in (owner, self.parts[owner].shares_with)
-            }
-            node = self.order.plan.build(name, memories=seen, store=self.stores[name], root=others.root, input=input)
+            memories, store = self._wiring.memories_of(name), self.stores[name]
+            node = self.order.plan.build(name, memories=memories, store=store, root=others.root, input=input)
             self.machines[name] = Machine(name, node)
 
     def boot(self, start_ns: int) -> None:
@@ -141,18 +108,9 @@ class Carrier:
         for machine in self.machines.values():
             if machine.alarm is not None:
                 machine.alarm.cancel()
-        if self._spoke is not None:
-            await self._spoke.close()
-        if self._hub is not None:
-            await self._hub.close()
-        self._close_door()
-        self.machines.clear()
-        for channel in self._channels.values():
-            self.loop.remove_reader(channel.bell)
-            if channel.link is not None:
-                self.loop.remove_reader(channel.link)
-            channel.close()
-        self._channels.clear()
+        await self._wiring.close_links()
+        self.machines.clear()  # before the memory that they see
+        self._wiring.close_channels()
         for store in filter(None, self.stores.values()):
             store.close()
 
@@ -256,6 +214,8 @@ class Carrier:
         """Hand over what is for our machines, and pass on what is not, unread."""
         try:
             self._take(batch)
+        except LateackError as error:
+            self.fail(str(error))
         except Exception:
             self.crash = (
                 self.crash or f"{self.order.names[0]} failed at a batch of {batch.source}\n{traceback.format_exc()}"
@@ -285,44 +245,16 @@ class Carrier:
         self.received += len(message.frames) if type(message) is Frames else 1
         self.deliver(machine, Received(source, message))
 
-    def lose(self, peer: str) -> None:
-        """A stream has ended: before the run did, unless we are closing."""
-        if not self.closing and not self.failure:
-            self.failure = f"the link between {self.order.names[0]} and {peer} broke"
-
-    # --- event channels ----------------------------------------------------------------------------------------------
-
-    def _answer(self) -> None:
-        assert self._door is not None
-        self._door.answer()
-
-    def _connect(self, channel: Channel) -> None:
-        self._channels[channel.local, channel.peer] = channel
-        self.loop.add_reader(channel.bell, self._ring, channel)
-        assert channel.link is not None
-        self.loop.add_reader(channel.link, self._hang_up, channel)
-        owners = sum(part.shares_with in self.order.names for part in self.order.plan.parts)
-        if self._door is not None and len(self._channels) == owners:
-            self._close_door()
-            self._all_owners_here.set()
-
-    def _close_door(self) -> None:
-        if self._door is not None and self._door.socket.fileno() >= 0:
-            self.loop.remove_reader(self._door.socket)
-            self._door.socket.close()
-
-    def _ring(self, channel: Channel) -> None:
+    def ring(self, channel: Channel) -> None:
+        """A peer has kicked one of our machines."""
         port = channel.collect(self.now(), self.clock)
         if port >= 0:
             self.deliver(self.machines[channel.local], Received(channel.peer, Notify(port)))
 
-    def _hang_up(self, channel: Channel) -> None:
-        assert channel.link is not None
-        self.loop.remove_reader(channel.link)
+    def fail(self, sentence: str) -> None:
+        """Something outside our code broke: before the run was over, unless we are closing."""
         if not self.closing:
-            self.failure = (
-                self.failure or f"the process of {channel.peer}, which shares memory with {channel.local}, is gone"
-            )
+            self.failure = self.failure or sentence
 
     # --- timers and the watch ----------------------------------------------------------------------------------------
 
@@ -349,20 +281,12 @@ class Carrier:
 
     async def _watch_over(self) -> None:
         """Look again at every ring, say that we are alive, and notice who no longer says so."""
-        ticks, last = 0, self.loop.time()
-        self._heard_at = dict.fromkeys(self._links, last)
-        while True:
+        for tick in itertools.count(1):
             await asyncio.sleep(RECHECK_S)
-            now = self.loop.time()
-            if now - last > PAUSED_TICKS * RECHECK_S:  # it was we who were stopped
-                self._heard_at = dict.fromkeys(self._links, now)
-            last = now
-            ticks += 1
             self._recheck()
-            if ticks % BEAT_TICKS == 0:
-                for link in set(self._links.values()):
-                    link.beat()
-                self._listen(now)
+            self._wiring.listen(self.loop.time())
+            if tick % BEAT_TICKS == 0:
+                self._wiring.beat()
 
     def _recheck(self) -> None:
         """Kick ourselves where the peer has kicked before.
@@ -375,17 +299,6 @@ class Carrier:
                 machine = self.machines[channel.local]
                 if not self.deliver(machine, Received(channel.peer, Notify(channel.port))):
                     self.events -= 1  # nothing happened
-
-    def _listen(self, now: float) -> None:
-        for name, link in self._links.items():
-            if link.heard:
-                self._heard_at[name] = now
-        for link in set(self._links.values()):
-            link.heard = False
-        for name, heard_at in self._heard_at.items():
-            if now - heard_at > self.order.silence_s and not self.failure:
-                peer = self._links[name].peer
-                self.failure = f"{peer} has said nothing to {self.order.names[0]} for {self.order.silence_s:.0f} s"
 
 
 def _watched(order: Order) -> dict[type[Fact], tuple[str, ...]]:

@@ -16,7 +16,6 @@ import msgspec
 from lateack.cluster.live.carrier import Carrier
 from lateack.cluster.live.plan import Opened, Order, Status, Whereabouts
 from lateack.cluster.live.stores import StoredFile, files_of, read_stored
-from lateack.nodes.errors import LateackError
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 LOOPBACK = "127.0.0.1"
@@ -68,10 +67,7 @@ class Host:
         """Connect to the other processes and build the machines; see `Carrier.join`."""
         if self._input >= 0:
             input = Path(f"/proc/self/fd/{self._input}")
-        try:
-            await self._run.join(others, input)
-        except TimeoutError as error:
-            raise LateackError("a machine did not offer its memory in time; run it again.") from error
+        await self._run.join(others, input)
 
     async def boot(self, start_ns: int) -> None:
         """Switch the machines on; see `Carrier.boot`."""

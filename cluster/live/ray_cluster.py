@@ -1,6 +1,6 @@
 """A Ray cluster for as long as a session lasts: one of our own on the loopback address, or one that others started.
 
-This module and `session` are the only ones that import ray; they do it late, since what Ray reads from the environment
+Ray is imported late, here and elsewhere, since what Ray reads from the environment
 it reads while it is being imported.
 """
 
@@ -10,7 +10,6 @@ import logging
 import os
 import shutil
 import signal
-import socket
 import sys
 import tempfile
 import threading
@@ -18,19 +17,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
-import grpc
-
+from lateack.cluster.live.address import ClusterUnavailable, probe, resolve
 from lateack.cluster.live.processes import descendants, is_alive, see_dead
-from lateack.nodes.errors import LateackError
 
 CPUS = 4  # workers that Ray starts at once, while we wait for it anyway; machines ask for none
 OBJECT_STORE_BYTES = 80 * 1024 * 1024  # Ray refuses less than 75 MiB, and touches none of it before it is used
 TEMPORARY_NAME_MAX = 24  # Ray puts Unix sockets 70 characters deeper, and 107 is the most that one can have
-PROBE_S = 3.0
 DEATH_S = 0.5
-CHECK_ALIVE = "/ray.rpc.NodeInfoGcsService/CheckAlive"
-NOT_RAYS_ANSWERS = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.DEADLINE_EXCEEDED}
-CLIENT_SCHEME = "ray://"
 
 # Loopback only. Without the second, Ray listens on every interface; then no token would not be an option either.
 OWN_ENVIRONMENT = {
@@ -43,10 +36,6 @@ OWN_ENVIRONMENT = {
     "RAY_health_check_initial_delay_ms": "1000",
 }
 JOINED_ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0"}
-
-
-class ClusterUnavailable(LateackError):
-    """There is no Ray cluster to run on, and none can be started."""
 
 
 class RayCluster:
@@ -128,8 +117,8 @@ class RayCluster:
         self._daemons = self._family(deep=False)
 
     def _join(self, ray: Any, address: str) -> None:
-        found = _resolve(address)
-        _probe(found)
+        found = resolve(address)
+        probe(found)
         self._started = True
         try:
             ray.init(address=found, log_to_driver=False, logging_level=logging.ERROR)
@@ -153,71 +142,6 @@ def _import_path() -> str:
 
 def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-
-
-# --- is there a cluster? ----------------------------------------------------------------------------------------------
-
-
-def _resolve(address: str) -> str:
-    """Return host:port of a cluster's address; raises ClusterUnavailable if there is none."""
-    if address.startswith(CLIENT_SCHEME):
-        raise ClusterUnavailable(
-            f"{address} is for Ray Client; give host:port of the cluster's head, or run there with auto."
-        )
-    import ray._private.services as services
-
-    try:
-        # Ray means another address than the one given where that is a loopback one.
-        found = services.canonicalize_bootstrap_address(address)
-    except ConnectionError:
-        found = None
-    except (OSError, ValueError) as error:
-        raise ClusterUnavailable(f"{address} is no address of a Ray cluster; give host:port, or auto.") from error
-    if not found:
-        raise ClusterUnavailable(
-            "no Ray cluster runs on this machine; start one with `ray start --head`, or leave --address out."
-        )
-    return str(found)
-
-
-def _probe(address: str) -> None:
-    """Ask whoever listens at host:port whether it is a Ray cluster; `ray.init` itself would try for minutes."""
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise ClusterUnavailable(
-            f"{address} is no address of a Ray cluster; give host:port, or auto for this machine's."
-        )
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=PROBE_S).close()
-    except OSError as error:
-        raise ClusterUnavailable(
-            f"no Ray cluster answers at {address} ({error.strerror or error}); see that it is up, "
-            "or leave --address out."
-        ) from error
-    if os.environ.get("RAY_USE_TLS", "0") == "1":
-        return  # the question below would need the certificates
-    with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
-        try:
-            channel.unary_unary(CHECK_ALIVE)(b"", timeout=PROBE_S)
-        except grpc.RpcError as error:
-            if error.code() == grpc.StatusCode.UNAUTHENTICATED and not _has_token():
-                raise ClusterUnavailable(
-                    f"the Ray cluster at {address} asks for a token: set RAY_AUTH_MODE=token and "
-                    "RAY_AUTH_TOKEN=<its token>."
-                ) from error
-            if error.code() in NOT_RAYS_ANSWERS:
-                raise ClusterUnavailable(
-                    f"what listens at {address} is not the head of a Ray cluster; `ray start --head` names the right "
-                    "port (6379 by default)."
-                ) from error
-
-
-def _has_token() -> bool:
-    """Say whether Ray will find a token: in the environment, or in the file where its command line puts one."""
-    return (
-        bool(os.environ.keys() & {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"})
-        or Path("~/.ray/auth_token").expanduser().exists()
-    )
 
 
 # --- good manners -----------------------------------------------------------------------------------------------------

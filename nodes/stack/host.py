@@ -280,4 +280,3 @@ class IpStack:
         self.sockets[local_port, address, port] = sk
         self.timers[sk.timer] = sk
         return sk
-

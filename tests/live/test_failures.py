@@ -2,6 +2,7 @@
 
 import os
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -11,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from lateack.cluster.live import LiveSession
+from lateack.cluster.live.address import ClusterUnavailable, probe, resolve
 from lateack.cluster.live.crew import MachineFailed, RunBroken
-from lateack.cluster.live.ray_cluster import ClusterUnavailable, RayCluster
 from lateack.cluster.schema import Limits
 from lateack.nodes.errors import LateackError
 from tests.live.machines import HUB, Caller, Faulty, Signaller, SmallPlan
@@ -64,37 +65,29 @@ def test_what_a_machine_says_of_the_world_is_passed_on(session: LiveSession) -> 
         session.carry(SmallPlan({"plain": (Faulty, True)}), limits=LIMITS)
 
 
-def test_an_address_where_nobody_listens(mark: str) -> None:
+def test_an_address_where_nobody_listens() -> None:
     """Where no cluster is, we say so instead of trying for minutes."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
 
     with pytest.raises(ClusterUnavailable, match="no Ray cluster answers"):
-        _probe(f"127.0.0.1:{port}")
+        probe(f"127.0.0.1:{port}")
 
 
-def test_an_address_where_somebody_else_listens(mark: str) -> None:
+def test_an_address_where_somebody_else_listens() -> None:
     """A port that is not Ray's is told from one that is."""
     with (
         socket.create_server(("127.0.0.1", 0)) as server,
         pytest.raises(ClusterUnavailable, match="is not the head of a Ray cluster"),
     ):
-        _probe(f"127.0.0.1:{server.getsockname()[1]}")
+        probe(f"127.0.0.1:{server.getsockname()[1]}")
 
 
 @pytest.mark.parametrize("address", ["nonsense", "host:port", "127.0.0.1:99999", "ray://127.0.0.1:10001"])
-def test_an_address_that_is_none(mark: str, address: str) -> None:
+def test_an_address_that_is_none(address: str) -> None:
     """What is no address is refused before anything is tried."""
     with pytest.raises(ClusterUnavailable, match="give host:port"):
-        _probe(address)
-
-
-def _probe(address: str) -> None:
-    cluster = RayCluster(address)
-    try:
-        cluster._join(None, address)
-    finally:
-        cluster.down()
+        probe(resolve(address))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
@@ -116,8 +109,11 @@ def test_a_driver_that_is_stopped_takes_everything_along(mark: str, number: sign
     gone = [select.select([actor], [], [], 20)[0] for actor in actors]
     for actor in actors:
         os.close(actor)
+    left = temporary_folders(driver.pid)
+    for folder in left:
+        shutil.rmtree(folder, ignore_errors=True)  # the next session would do it
     assert len(actors) == 2 and all(gone)
     if number == signal.SIGINT:  # after a SIGKILL, two of Ray's own helpers take a minute to notice
         assert errors.rstrip().endswith("KeyboardInterrupt")
         assert processes_marked(mine) == set()
-        assert temporary_folders(driver.pid) == []
+        assert left == []
