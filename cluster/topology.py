@@ -200,8 +200,8 @@ class Topology:
         needed = 3 + scenario.guests.rx_buffers + buffers + GUEST_PAGES_LEFT
         if workload.transport == "udp" and workload.write_size > UDP_WRITE_MAX:
             raise LateackError(
-                f"workload.write_size is {workload.write_size}, and a WRITE over UDP carries at most {UDP_WRITE_MAX} bytes: "
-                "make it smaller, or leave workload.transport at tcp"
+                f"workload.write_size is {workload.write_size}, and a WRITE over UDP carries at most {UDP_WRITE_MAX} "
+                "bytes: make it smaller, or leave workload.transport at tcp"
             )
         if self.guest_frames < needed:
             raise LateackError(

@@ -115,7 +115,7 @@ class Network:
             return
         mac = frames[0][:6]
         link = self.by_mac.get(mac)
-        if link is not None and link.dice is None and (len(frames) == 1 or all([frame[:6] == mac for frame in frames])):
+        if link is not None and link.dice is None and all(frame[:6] == mac for frame in frames[1:]):
             for start in range(0, len(frames), BURST_MAX):
                 self._start(link, now + link.delay, tuple(frames[start : start + BURST_MAX]), now)
             return

@@ -202,8 +202,11 @@ class _StdoutForUs(io.TextIOBase):
         if not threading.current_thread().name.startswith("ray_"):
             self._stdout.flush()
 
+    def close(self) -> None:
+        """Leave the real one open: whoever collects this object as garbage closes it first."""
+
     def __getattribute__(self, name: str) -> Any:
-        own = ("write", "flush", "_stdout", "writelines", "__class__")
+        own = ("write", "flush", "close", "_stdout", "writelines", "__class__")
         return object.__getattribute__(self, name) if name in own else getattr(self._stdout, name)
 
 
