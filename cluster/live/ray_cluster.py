@@ -20,6 +20,8 @@ from typing import Any, cast
 from lateack.cluster.live.address import ClusterUnavailable, probe, resolve
 from lateack.cluster.live.processes import descendants, is_alive, see_dead
 
+LOG = logging.getLogger("lateack.ray")
+
 CPUS = 4  # workers that Ray starts at once, while we wait for it anyway; machines ask for none
 OBJECT_STORE_BYTES = 80 * 1024 * 1024  # Ray refuses less than 75 MiB, and touches none of it before it is used
 TEMPORARY_NAME_MAX = 24  # Ray puts Unix sockets 70 characters deeper, and 107 is the most that one can have
@@ -189,14 +191,19 @@ def _environment(changes: dict[str, str]) -> Iterator[None]:
 
 
 class _StdoutForUs(io.TextIOBase):
-    """Standard output for everybody but Ray's own threads, whose news of the cluster goes to standard error."""
+    """Standard output for everybody but Ray's own threads, whose news of the cluster goes to a log.
+
+    That an actor has died is told by us, in one sentence; Ray's paragraph on it is there for whoever listens.
+    """
 
     def __init__(self, stdout: Any) -> None:
         self._stdout = stdout
 
     def write(self, text: str) -> int:
-        stream = sys.stderr if threading.current_thread().name.startswith("ray_") else self._stdout
-        return int(stream.write(text))
+        if threading.current_thread().name.startswith("ray_"):
+            LOG.debug("%s", text.rstrip())
+            return len(text)
+        return int(self._stdout.write(text))
 
     def flush(self) -> None:
         if not threading.current_thread().name.startswith("ray_"):
