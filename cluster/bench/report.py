@@ -20,7 +20,7 @@ def print_bench(out: Console, bench: Bench) -> None:
     _print_commands(out, bench)
     out.print(Text("\nwhere the time goes", style="bold"))
     for name, places in bench.busiest.items():
-        out.print(f"  {name:<12}{_places(places)}", soft_wrap=True)
+        out.print(f"  {name:<16} {_places(places)}", soft_wrap=True)
 
 
 def _print_machine(out: Console, bench: Bench) -> None:

@@ -8,6 +8,7 @@ import pytest
 from lateack.cluster.bench import main
 from lateack.cluster.bench.figures import Bench, Compared, compared, series, shares
 from lateack.cluster.bench.floor import GUEST, FloorPlan, Shape, Sink
+from lateack.cluster.bench.live_world import LOADS
 from lateack.cluster.bench.report import number
 from lateack.cluster.bench.virtual_world import BareLoop, TalliedTopology
 from lateack.cluster.cli import main as lateack
@@ -65,14 +66,14 @@ def test_the_virtual_world_is_measured_beside_its_floors(tmp_path: Path, capsys:
 
 @pytest.mark.live
 def test_the_live_world_is_measured_beside_its_floors(tmp_path: Path) -> None:
-    """Every load is there with its floors, and each machine's processor time per request."""
+    """Every load is there with its floor, and each machine's processor time per request."""
     out = tmp_path / "bench.json"
 
     status = main(["--world", "ray", "--seconds", "0.1", "--out", str(out)])
 
     bench = found(out)
     assert status == 0
-    assert bench.ray.keys() == {"writes_4k", "writes_64k"} and not bench.virtual
+    assert bench.ray.keys() == {load.name for load in LOADS} and not bench.virtual
     assert all(is_sound(figure) for figure in bench.ray.values())
     for figure in bench.ray.values():
         spent = figure.about["cpu_us_per_request"]
