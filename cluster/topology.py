@@ -17,8 +17,9 @@ from lateack.cluster.faults import rules_at
 from lateack.cluster.plugins import backend_strategy, guest_strategy
 from lateack.cluster.scenario import Scenario
 from lateack.nodes.application import Source
-from lateack.nodes.backend import NIC_PLACE, RING_PLACE, Backend, BackendConfig
+from lateack.nodes.backend import Backend, BackendConfig
 from lateack.nodes.errors import LateackError
+from lateack.nodes.gates import NIC_PLACE, RING_PLACE
 from lateack.nodes.guest import Guest, GuestConfig
 from lateack.nodes.memory.pages import PAGE_SIZE, Memory
 from lateack.nodes.network import LinkConfig, Network, NetworkConfig

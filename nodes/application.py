@@ -6,7 +6,7 @@ count. So every buffer is the same frames from beginning to end.
 
 from typing import Protocol
 
-from lateack.nodes.facts import BufferRefilled
+from lateack.nodes.facts import BufferRefilled, CopyFailed, CopyFinished
 from lateack.nodes.memory.pages import PAGE_SHIFT, PAGE_SIZE, Memory, Page
 from lateack.nodes.node import Effect
 from lateack.nodes.stack.packets import digest_of
@@ -55,21 +55,27 @@ class PageBuffer:
 
 
 class Copier:
-    """The copying itself: which ranges are written, which are left, and which buffers are free to take the next one."""
+    """The copying itself: which ranges are written, which are left, and which buffers are free to take the next one.
 
-    __slots__ = ("buffers", "effects", "memory", "next_offset", "source", "unfinished", "write_size")
+    It is `over` once, finished or failed; the effects tell of that, and of every buffer that is refilled.
+    """
+
+    __slots__ = ("buffers", "effects", "file", "memory", "next_offset", "over", "source", "unfinished", "write_size")
 
     def __init__(
-        self, source: Source, memory: Memory, effects: list[Effect], first_frame: int, buffers: int, write_size: int
-    ) -> None:
+        self, source: Source, file: str, memory: Memory, effects: list[Effect], *,
+        first_frame: int, buffers: int, write_size: int,
+    ) -> None:  # fmt: skip
         pages = -(-write_size // PAGE_SIZE)
         self.source = source
+        self.file = file
         self.memory = memory
         self.effects = effects
         self.write_size = write_size
         self.buffers = [PageBuffer(index, memory, first_frame + index * pages, pages) for index in range(buffers)]
         self.next_offset = 0
         self.unfinished = 0
+        self.over = False
 
     def first_fill(self) -> list[PageBuffer]:
         """Fill the buffers for the first time and return those that hold something to write."""
@@ -87,6 +93,17 @@ class Copier:
     def finished(self) -> bool:
         """Say whether every byte has been written and every write is done."""
         return not self.unfinished and self.next_offset >= self.source.size
+
+    def finish(self) -> None:
+        """The copy is complete, and nothing is left to wait for."""
+        self.over = True
+        self.effects.append(CopyFinished(self.file, self.source.size))
+
+    def fail(self, reason: str) -> None:
+        """The copy cannot go on; only the first reason counts."""
+        if not self.over:
+            self.over = True
+            self.effects.append(CopyFailed(self.file, reason))
 
     def _take_next(self, buffer: PageBuffer) -> bool:
         offset = self.next_offset

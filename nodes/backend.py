@@ -2,34 +2,29 @@
 
     guest's ring -> netback (strategy) -> bridge -> NIC -> network          network -> NIC -> bridge -> netback -> guest
 
-Two places can be gated by a rule: `backend.ring`, before netback takes a request (the backend is not scheduled), and
-`backend.nic`, after it, before the card reads the bytes.
+Rules can close a gate in two places, before netback and before the card: see `gates`.
 """
 
 from collections.abc import Sequence
 
-import msgspec
-
-from lateack.nodes.facts import Counted, Fact, FrameDropped, GateClosed, GateOpened, LeftOver, Parked, VifConnected
+from lateack.nodes.facts import Counted, Fact, FrameDropped, LeftOver, VifConnected
+from lateack.nodes.gates import NIC_PLACE, RING_PLACE, Gates
 from lateack.nodes.memory.hypervisor import Hypervisor
 from lateack.nodes.memory.pages import HeadSlab, Memory, PagePool
 from lateack.nodes.messages import Frames, Message, Noticed, Notify, Xenbus
 from lateack.nodes.node import Audit, Boot, Effect, Event, Received, Send, Time, TimerFired
-from lateack.nodes.rules import ACTIVE, Rule, RuleState
+from lateack.nodes.records import Record
+from lateack.nodes.rules import Rule
 from lateack.nodes.split.netback import FatalRequest, Vif, admit_packet
 from lateack.nodes.split.xenbus import CONNECTED, DOMAIN_0, GRANT_FRAME, INIT_WAIT, backend_features
-from lateack.nodes.stack.dissect import Dissection, dissect
-from lateack.nodes.stack.nic import Nic, NicWatcher
+from lateack.nodes.stack.dissect import dissect
+from lateack.nodes.stack.nic import Nic
 from lateack.nodes.stack.packets import IPPROTO_TCP, IPPROTO_UDP
 from lateack.nodes.stack.skb import SkBuff, kfree_skb, skb_length, skb_linear
 from lateack.nodes.strategies.backend import BackendStrategy
 
-NIC_PLACE = "backend.nic"
-RING_PLACE = "backend.ring"
-
 BRIDGE_PLACE = "backend.bridge"
 
-PEEK_BYTES = 128
 HEAD_BYTES = 54
 """Ethernet, IPv4 and TCP headers without options."""
 ETH_IPV4 = b"\x08\x00\x45"
@@ -37,7 +32,7 @@ BURST_MAX = 64
 """Frames that leave in one message; a longer burst is cut so that no message grows without bound."""
 
 
-class BackendConfig(msgspec.Struct, frozen=True):
+class BackendConfig(Record):
     """What the backend is told at boot: its guests by name and domid, its neighbours, and the rules for its gates."""
 
     name: str
@@ -51,7 +46,7 @@ class BackendConfig(msgspec.Struct, frozen=True):
     pages: int = 2048
 
 
-class Backend(NicWatcher):
+class Backend:
     """The machine; `kernel` services for its strategy are its own attributes and `copied`."""
 
     def __init__(self, config: BackendConfig, memories: dict[str, Memory], strategy: type[BackendStrategy]) -> None:
@@ -74,12 +69,8 @@ class Backend(NicWatcher):
         for guest, domid in config.guests.items():
             self.hypervisor.add_domain(memories[guest], GRANT_FRAME)
             self.vifs[guest] = Vif(guest, domid, self.effects)
-        self.rules = [RuleState(rule, config.name) for rule in config.rules]
-        self._look_out()
-        self.ring_closed = False
+        self.gates = Gates(config.rules, self.nic, self.vifs, owner=config.name, addresses=config.addresses)
         self.copied_bytes = 0
-        if self.rules:
-            self.nic.watch = self
 
     def copied(self, count: int) -> None:
         """Charge the backend for payload bytes that it copied."""
@@ -91,12 +82,12 @@ class Backend(NicWatcher):
             case Received():
                 self._received(event.source, event.message, now)
             case Boot():
-                self._boot(now)
+                self._boot()
             case Audit():
                 self._audit()
             case TimerFired():
                 raise AssertionError("the backend sets no timers")
-        if self.waits_for_itself:
+        if self.gates.waits_for_itself:
             self._finish_watched(now)
         else:
             self._settle(now)
@@ -122,7 +113,8 @@ class Backend(NicWatcher):
         """Let go of the machine's memory; see `Node`."""
         self.memory.close()
         self.pool.pages.clear()
-        vars(self).clear()
+        self.nic.watch = None
+        vars(self.strategy).clear()
 
     def pending(self) -> int:
         """Requests of guests that can still be answered; what waits behind a closed gate is the rule's business."""
@@ -131,8 +123,8 @@ class Backend(NicWatcher):
     # --- guest to network ---------------------------------------------------------------------------------------------
 
     def _interrupt(self, vif: Vif, now: Time) -> None:
-        if self.ring_closed:
-            self._park_ring(vif)
+        if self.gates.ring_closed:
+            self.gates.park(vif, self.memories[vif.guest])
         else:
             self._consume(vif, now)
         if vif.rx_queue:
@@ -143,16 +135,17 @@ class Backend(NicWatcher):
         tx = vif.tx
         if tx is None or vif.disabled:
             return
+        gates = self.gates
         try:
             if tx.requests_overflowed():
                 raise FatalRequest("the ring claims more requests than it has slots")
             while True:
-                while not self.ring_closed and (packet := vif.take_packet()):
+                while not gates.ring_closed and (packet := vif.take_packet()):
                     skb = admit_packet(vif, self.strategy, packet)
                     if skb is not None:
                         self._forward(skb, now)
-                if self.ring_closed:
-                    self._park_ring(vif)
+                if gates.ring_closed:
+                    gates.park(vif, self.memories[vif.guest])
                     return
                 if not tx.final_check_for_requests():
                     return
@@ -177,8 +170,8 @@ class Backend(NicWatcher):
             self.effects.append(FrameDropped(BRIDGE_PLACE, "neither TCP nor UDP over IPv4, or broken headers"))
             kfree_skb(skb)
             return
-        if self.ring_watched:
-            self._passed(RING_PLACE, dissect(skb_linear(skb), self.config.addresses, skb_length(skb) - linear))
+        if self.gates.ring_watched:
+            self.gates.passed(RING_PLACE, dissect(skb_linear(skb), self.config.addresses, skb_length(skb) - linear))
         vif = self.vif_by_mac.get(head[:6])
         if vif is None:
             self.nic.xmit(skb, now)
@@ -204,7 +197,7 @@ class Backend(NicWatcher):
         """Settle as often as what this machine records switches a rule of its own."""
         seen = self._own_facts(0, now)
         self._settle(now)
-        while self.waits_for_itself and seen < len(self.effects):
+        while self.gates.waits_for_itself and seen < len(self.effects):
             seen = self._own_facts(seen, now)
             self._settle(now)
 
@@ -221,7 +214,7 @@ class Backend(NicWatcher):
         for vif in self.vifs.values():
             if vif.released:
                 self.strategy.settle(vif)
-                if vif.tx is not None and not self.ring_closed and vif.tx.unconsumed_requests():
+                if vif.tx is not None and not self.gates.ring_closed and vif.tx.unconsumed_requests():
                     self._consume(vif, now)
                     self.strategy.settle(vif)
             if vif.unpushed:
@@ -231,10 +224,8 @@ class Backend(NicWatcher):
 
     # --- xenbus -------------------------------------------------------------------------------------------------------
 
-    def _boot(self, now: Time) -> None:
-        for rule in self.rules:
-            if rule.state == ACTIVE:
-                self._close(rule)
+    def _boot(self) -> None:
+        self.gates.start()
         for guest in self.vifs:
             self.effects.append(Send(guest, Xenbus(INIT_WAIT, backend_features(self.config.gso))))
 
@@ -252,83 +243,26 @@ class Backend(NicWatcher):
         self.effects.append(VifConnected(guest, vif.domid))
         self.effects.append(Send(guest, Xenbus(CONNECTED, {})))
 
-    # --- rules and gates ----------------------------------------------------------------------------------------------
-
-    def frame_left(self, headers: bytes, more: int) -> None:
-        """A packet has left through the card: rules that gate the card may act now."""
-        if self.nic_watched:
-            self._passed(NIC_PLACE, dissect(headers, self.config.addresses, more))
-
-    def _passed(self, place: str, frame: Dissection) -> None:
-        for rule in self.rules:
-            if rule.rule.place == place and rule.frame_passed(frame):
-                self._switch(rule)
+    # --- rules --------------------------------------------------------------------------------------------------------
 
     def _fact_occurred(self, node: str, fact: Fact, now: Time) -> None:
-        for rule in self.rules:
-            if rule.fact_occurred(node, fact):
-                was_closed = self.ring_closed
-                self._switch(rule)
-                if was_closed and not self.ring_closed:
-                    for vif in self.vifs.values():
-                        self._consume(vif, now)
+        """Tell the rules; where one of them opens the ring, netback takes what has waited there."""
+        for rule in self.gates.rules:
+            if rule.fact_occurred(node, fact) and self.gates.switch(rule):
+                for vif in self.vifs.values():
+                    self._consume(vif, now)
 
     def _own_facts(self, seen: int, now: Time) -> int:
         """Rules may wait for what this very machine records; acting on one may record more.
 
         Looks at the effects from position *seen* on and returns where it has come to.
         """
-        while seen < len(self.effects) and any(rule.own_facts_awaited for rule in self.rules):
+        while seen < len(self.effects) and self.gates.waits_for_itself:
             effect = self.effects[seen]
             seen += 1
             if isinstance(effect, Fact):
                 self._fact_occurred(self.name, effect, now)
         return len(self.effects)
-
-    def _switch(self, rule: RuleState) -> None:
-        self._look_out()
-        if rule.state == ACTIVE:
-            self._close(rule)
-        else:
-            self._open(rule)
-
-    def _look_out(self) -> None:
-        """Keep at hand where rules wait for frames now, and whether any waits for this machine's own facts."""
-        places = {rule.rule.place for rule in self.rules if rule.frames_awaited}
-        self.nic_watched = NIC_PLACE in places
-        self.ring_watched = RING_PLACE in places
-        self.waits_for_itself = any(rule.own_facts_awaited for rule in self.rules)
-
-    def _close(self, rule: RuleState) -> None:
-        if rule.rule.place == NIC_PLACE:
-            self.nic.closed = True
-        else:
-            self.ring_closed = True
-        self.effects.append(GateClosed(rule.rule.name, rule.rule.place))
-
-    def _open(self, rule: RuleState) -> None:
-        place = rule.rule.place
-        if place == NIC_PLACE:
-            waiting = len(self.nic.queue)
-        else:
-            waiting = sum(vif.tx.unconsumed_requests() for vif in self.vifs.values() if vif.tx is not None)
-        self.effects.append(GateOpened(rule.rule.name, place, waiting))
-        if any(other.state == ACTIVE and other.rule.place == place for other in self.rules):
-            return
-        if place == NIC_PLACE:
-            self.nic.open()
-        else:
-            self.ring_closed = False
-
-    def _park_ring(self, vif: Vif) -> None:
-        """Record what waits in the ring. netback is not running, so it is the observer that peeks, at nobody's cost."""
-        if vif.disabled:
-            return
-        vif.await_any()
-        for linear, more in vif.peek_packets(self.memories[vif.guest], PEEK_BYTES):
-            frame = dissect(linear, self.config.addresses, more)
-            again = self.nic.left_before(frame.flow, frame.seq, frame.length)
-            self.effects.append(Parked(RING_PLACE, frame.flow, frame.seq, frame.length, again))
 
     # --- audit --------------------------------------------------------------------------------------------------------
 

@@ -9,11 +9,10 @@ import random
 from collections import deque
 from collections.abc import Sequence
 
-import msgspec
-
 from lateack.nodes.facts import Fact, FrameHeld, FrameLost, FramesReleased
 from lateack.nodes.messages import Frames, Message, Noticed
 from lateack.nodes.node import Effect, Event, Received, Send, SetTimer, Time, TimerFired
+from lateack.nodes.records import Record
 from lateack.nodes.rules import ACTIVE, OVER, Rule, RuleState
 from lateack.nodes.stack.dissect import Dissection, dissect
 
@@ -22,7 +21,7 @@ LINK_FRAMES_MAX = 100_000
 """Frames that may be under way on one link; beyond it the newest is lost, as on any bounded queue."""
 
 
-class LinkConfig(msgspec.Struct, frozen=True):
+class LinkConfig(Record):
     """One direction towards one machine: ns of delay, ns of jitter at most, loss as a probability."""
 
     target: str
@@ -31,7 +30,7 @@ class LinkConfig(msgspec.Struct, frozen=True):
     loss: float = 0.0
 
 
-class NetworkConfig(msgspec.Struct, frozen=True):
+class NetworkConfig(Record):
     """What the network is told at boot: which link leads to which address, who has which IPv4 address, its rules."""
 
     name: str

@@ -7,13 +7,12 @@ any machine, however fast or slow.
 
 from collections.abc import Sequence
 
-import msgspec
-
 from lateack.nodes.facts import Fact
+from lateack.nodes.records import Record
 from lateack.nodes.stack.dissect import Dissection
 
 
-class FrameMatch(msgspec.Struct, frozen=True):
+class FrameMatch(Record):
     """Which frames are meant, by their decoded headers; what is not named matches everything.
 
     `source` and `target` are machine names; `rpc` names an NFS procedure ("WRITE") found at the start of the payload;
@@ -38,7 +37,7 @@ class FrameMatch(msgspec.Struct, frozen=True):
         )
 
 
-class FactMatch(msgspec.Struct, frozen=True):
+class FactMatch(Record):
     """Which facts are meant: the name of the type, who recorded it, and the values that its fields must have."""
 
     fact: str
@@ -54,7 +53,7 @@ class FactMatch(msgspec.Struct, frozen=True):
         )
 
 
-class Trigger(msgspec.Struct, frozen=True):
+class Trigger(Record):
     """The nth time that any of these frames passes or facts occurs; counted from the moment the rule starts to wait."""
 
     frames: tuple[FrameMatch, ...] = ()
@@ -62,7 +61,7 @@ class Trigger(msgspec.Struct, frozen=True):
     nth: int = 1
 
 
-class Rule(msgspec.Struct, frozen=True):
+class Rule(Record):
     """One rule of a scenario: what it does, where, and from when until when.
 
     `action` is "hold" or "drop" (frames of the network that match `frames`) or "gate" (nothing leaves `place`).

@@ -5,12 +5,11 @@ frames -> NIC -> TCP or UDP -> RPC records -> NFS procedures -> the store       
 
 from collections.abc import Sequence
 
-import msgspec
-
 from lateack.nodes.facts import ConnectionReset, Counted, DuplicateCall, FileAtRest, LeftOver, WriteExecuted
 from lateack.nodes.memory.pages import HeadSlab, Memory, PagePool
 from lateack.nodes.messages import Frames
 from lateack.nodes.node import Boot, Effect, Event, Received, Send, Time, TimerFired
+from lateack.nodes.records import Record
 from lateack.nodes.stack.host import HostAddress, IpStack
 from lateack.nodes.stack.nic import Nic
 from lateack.nodes.stack.packets import address_text, digest_of
@@ -34,7 +33,7 @@ REPLY_HEAD_BYTES = 256
 """How much of a datagram's reply lies in the packet's linear area; the rest is put into pages."""
 
 
-class ServerConfig(msgspec.Struct, frozen=True):
+class ServerConfig(Record):
     """What the server is told at boot."""
 
     name: str
@@ -108,8 +107,7 @@ class Server:
         """Let go of the machine's memory; see `Node`."""
         self.memory.close()
         self.pool.pages.clear()
-        vars(self.stack).clear()
-        vars(self).clear()
+        self.stack.forget_sockets()
 
     def pending(self) -> int:
         """Replies that the clients have not acknowledged yet."""

@@ -8,6 +8,7 @@ from statistics import median
 import msgspec
 
 from lateack.nodes.errors import LateackError
+from lateack.nodes.stack import skb
 
 
 class BenchFailed(LateackError):
@@ -88,6 +89,7 @@ def this_machine() -> dict[str, str | int | tuple[float, ...]]:
         "cores": len(os.sched_getaffinity(0)),
         "processor": _processor(),
         "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "machines": "interpreted" if str(skb.__file__).endswith(".py") else "compiled",
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "load_average": os.getloadavg(),
     }

@@ -28,7 +28,8 @@ def _print_machine(out: Console, bench: Bench) -> None:
     load = machine["load_average"]
     assert isinstance(load, tuple)
     out.print(
-        f"{machine['cores']} cores ({machine['processor']}), {machine['python']}, {machine['system']}, "
+        f"{machine['cores']} cores ({machine['processor']}), {machine['python']}, machines {machine['machines']}, "
+        f"{machine['system']}, "
         f"load average {' '.join(f'{value:.2f}' for value in load)}",
         soft_wrap=True,
     )

@@ -5,8 +5,7 @@ A frame is looked at as a sniffer would, without verifying it: whatever does not
 
 from struct import Struct
 
-import msgspec
-
+from lateack.nodes.records import LightState
 from lateack.nodes.stack.packets import IPPROTO_TCP, IPPROTO_UDP, datagram_key, flow_name, fragment_flow_name
 
 NFS_PROGRAM = 100003
@@ -30,7 +29,7 @@ FLOWS_MAX = 4096
 _flows: dict[bytes, tuple[int, int, str]] = {}
 
 
-class Dissection(msgspec.Struct, gc=False):
+class Dissection(LightState):
     """What a sniffer reads off one frame: machine names where addresses are known, positions in bytes."""
 
     source: str = ""

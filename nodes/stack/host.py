@@ -6,11 +6,10 @@ comes out of the shared `effects` list. Neighbours are known from the start: the
 
 from collections.abc import Sequence
 
-import msgspec
-
 from lateack.nodes.facts import ConnectionReset, FrameDropped
 from lateack.nodes.memory.pages import HeadSlab, PagePool
 from lateack.nodes.node import Effect, SetTimer
+from lateack.nodes.records import Record
 from lateack.nodes.stack.packets import (
     ACK,
     FIN,
@@ -42,7 +41,7 @@ UNFRAGMENTED = frozenset(bytes((flags, 0)) for flags in (0x00, 0x40, 0x80, 0xC0)
 """What the flags and the fragment offset of a whole IPv4 packet may be: anything but MF and an offset."""
 
 
-class HostAddress(msgspec.Struct, frozen=True):
+class HostAddress(Record):
     """Where a host is found: its IPv4 address as a number and its Ethernet address."""
 
     ip: int
@@ -90,6 +89,13 @@ class IpStack:
     def macs_to(self, address: int) -> tuple[bytes, bytes]:
         """Return the (target, own) Ethernet addresses for an IPv4 destination."""
         return self.neighbours[address], self.mac
+
+    def forget_sockets(self) -> None:
+        """Let go of the sockets at the end: each knows its stack, and would wait for the garbage collector with it."""
+        self.sockets.clear()
+        self.datagram_sockets.clear()
+        self.timers.clear()
+        self.touched.clear()
 
     # --- opening and closing ------------------------------------------------------------------------------------------
 

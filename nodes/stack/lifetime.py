@@ -14,9 +14,8 @@ A strategy picks mechanisms; it never counts by itself.
 
 from typing import Protocol
 
-import msgspec
-
 from lateack.nodes.memory.pages import PAGE_SHIFT, PAGE_SIZE, POISON, Memory, Page, put_page
+from lateack.nodes.records import LightRecord
 
 
 class FragOwner(Protocol):
@@ -89,7 +88,7 @@ class UbufInfo:
             self.owner.zerocopy_complete(self.token, self.success)
 
 
-class Frag(msgspec.Struct, frozen=True, gc=False):
+class Frag(LightRecord):
     """A window of one page inside a packet (`skb_frag_t`): offset and size in bytes, never across the page's end."""
 
     page: Page

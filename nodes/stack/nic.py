@@ -32,7 +32,8 @@ from lateack.nodes.stack.packets import (
     payload_sums,
     remembered_sum,
 )
-from lateack.nodes.stack.skb import SkBuff, kfree_skb, skb_copy_ubufs, skb_length, skb_linear
+from lateack.nodes.stack.skb import SkBuff, kfree_skb, skb_length, skb_linear
+from lateack.nodes.stack.skb_copy import skb_copy_ubufs
 
 HALF = 1 << 31
 TCP_PLACE = Struct("!12sI4xB")
@@ -228,6 +229,8 @@ class Nic:
 
 class NicWatcher:
     """Whoever wants to know what passes a card: its owner's rules."""
+
+    __slots__ = ()
 
     def frame_left(self, headers: bytes, more: int) -> None:
         """A packet with these first bytes, and *more* behind them, has left."""

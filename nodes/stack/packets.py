@@ -7,8 +7,9 @@ summed once and remembered under the xxh3 digest of its bytes, which the trace w
 from functools import lru_cache
 from struct import Struct
 
-import msgspec
 import xxhash
+
+from lateack.nodes.records import LightState
 
 ETH_HLEN = 14
 ETH_P_IP = 0x0800
@@ -98,7 +99,7 @@ def pseudo_sum(source: int, target: int, protocol: int, length: int) -> int:
     return address_sum(source, target) + protocol + length
 
 
-class Segment(msgspec.Struct, gc=False):
+class Segment(LightState):
     """One received TCP segment or UDP datagram: its headers decoded, its payload still bytes."""
 
     protocol: int

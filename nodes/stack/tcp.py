@@ -14,10 +14,9 @@ from collections import deque
 from struct import Struct
 from typing import Protocol
 
-import msgspec
-
 from lateack.nodes.memory.pages import HeadSlab, PagePool
 from lateack.nodes.node import Effect
+from lateack.nodes.records import Record
 from lateack.nodes.stack.packets import IP_DF, IPPROTO_TCP, M32, address_sum, flow_name
 from lateack.nodes.stack.skb import SkBuff, kfree_skb
 
@@ -37,7 +36,7 @@ MAY_SEND = frozenset((ESTABLISHED, CLOSE_WAIT))
 MAY_RECEIVE = frozenset((ESTABLISHED, FIN_WAIT_1, FIN_WAIT_2))
 
 
-class TcpParameters(msgspec.Struct, frozen=True):
+class TcpParameters(Record):
     """What a scenario may set about TCP: times in ns, windows in bytes unless said otherwise.
 
     The defaults are Linux's (include/net/tcp.h): TCP_TIMEOUT_INIT, TCP_RTO_MIN, TCP_RTO_MAX, TCP_INIT_CWND,

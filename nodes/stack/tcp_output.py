@@ -27,15 +27,12 @@ from lateack.nodes.stack.skb import (
     SkBuff,
     alloc_skb,
     pages_holding,
-    pskb_copy,
-    skb_clone,
     skb_header_release,
-    skb_pull_front,
     skb_push,
     skb_put,
-    skb_split,
-    skb_unclone,
 )
+from lateack.nodes.stack.skb_copy import pskb_copy, skb_clone, skb_unclone
+from lateack.nodes.stack.skb_cut import skb_pull_front, skb_split
 from lateack.nodes.stack.tcp import (
     ESTABLISHED,
     FIN_WAIT_1,

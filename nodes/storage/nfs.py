@@ -6,8 +6,7 @@ import errno
 import struct
 from typing import Final
 
-import msgspec
-
+from lateack.nodes.records import LightRecord
 from lateack.nodes.storage.xdr import Packer, Unpacker, XdrError
 
 PROGRAM: Final = 100003
@@ -151,7 +150,7 @@ def status_of_oserror(error: OSError) -> int:
     return _STATUS_OF_ERRNO.get(error.errno or 0, NFS3ERR_IO)
 
 
-class Attributes(msgspec.Struct, frozen=True, gc=False):
+class Attributes(LightRecord):
     """What a file is (fattr3); times in nanoseconds since the epoch, `rdev` as major and minor."""
 
     kind: int
@@ -169,7 +168,7 @@ class Attributes(msgspec.Struct, frozen=True, gc=False):
     rdev: tuple[int, int] = (0, 0)
 
 
-class SetAttributes(msgspec.Struct, frozen=True, gc=False):
+class SetAttributes(LightRecord):
     """What SETATTR or CREATE is to set (sattr3); None leaves it alone, SERVER_TIME sets a time to the server's."""
 
     mode: int | None = None
@@ -180,7 +179,7 @@ class SetAttributes(msgspec.Struct, frozen=True, gc=False):
     mtime: int | None = None
 
 
-class Capacity(msgspec.Struct, frozen=True, gc=False):
+class Capacity(LightRecord):
     """How much a store holds and has left (FSSTAT3resok)."""
 
     total_bytes: int

@@ -5,8 +5,7 @@ from __future__ import annotations
 import struct
 from typing import Final
 
-import msgspec
-
+from lateack.nodes.records import LightRecord
 from lateack.nodes.storage.nfs import (
     EXCLUSIVE,
     HANDLE_BYTES_MAX,
@@ -33,13 +32,13 @@ _WRITE_HEADS = tuple(struct.Struct(f">I{(size + 3) & ~3}sQIII") for size in rang
 _RANGE_CALLS = tuple(struct.Struct(f">I{(size + 3) & ~3}sQI") for size in range(HANDLE_BYTES_MAX + 1))
 
 
-class FileArguments(msgspec.Struct, frozen=True, gc=False):
+class FileArguments(LightRecord):
     """A call about one file: GETATTR, READLINK, FSSTAT, FSINFO, PATHCONF."""
 
     file: bytes
 
 
-class SetattrArguments(msgspec.Struct, frozen=True, gc=False):
+class SetattrArguments(LightRecord):
     """SETATTR; where `guard` (nanoseconds) is given, only if the file's ctime is still that."""
 
     file: bytes
@@ -47,21 +46,21 @@ class SetattrArguments(msgspec.Struct, frozen=True, gc=False):
     guard: int | None
 
 
-class NameArguments(msgspec.Struct, frozen=True, gc=False):
+class NameArguments(LightRecord):
     """A name in a directory: LOOKUP, REMOVE, RMDIR."""
 
     directory: bytes
     name: bytes
 
 
-class AccessArguments(msgspec.Struct, frozen=True, gc=False):
+class AccessArguments(LightRecord):
     """ACCESS: which of these bits are granted."""
 
     file: bytes
     access: int
 
 
-class RangeArguments(msgspec.Struct, frozen=True, gc=False):
+class RangeArguments(LightRecord):
     """A range of a file: READ, COMMIT."""
 
     file: bytes
@@ -69,7 +68,7 @@ class RangeArguments(msgspec.Struct, frozen=True, gc=False):
     count: int
 
 
-class WriteArguments(msgspec.Struct, frozen=True, gc=False):
+class WriteArguments(LightRecord):
     """WRITE; its payload is the `count` bytes from byte `start` of the record on, which nothing has copied."""
 
     file: bytes
@@ -83,7 +82,7 @@ class WriteArguments(msgspec.Struct, frozen=True, gc=False):
         return memoryview(record)[self.start : self.start + self.count]
 
 
-class CreateArguments(msgspec.Struct, frozen=True, gc=False):
+class CreateArguments(LightRecord):
     """CREATE, and MKDIR without a mode; `verifier` is EXCLUSIVE's eight bytes."""
 
     directory: bytes
@@ -93,7 +92,7 @@ class CreateArguments(msgspec.Struct, frozen=True, gc=False):
     verifier: bytes = b""
 
 
-class RenameArguments(msgspec.Struct, frozen=True, gc=False):
+class RenameArguments(LightRecord):
     """RENAME."""
 
     from_directory: bytes
@@ -102,7 +101,7 @@ class RenameArguments(msgspec.Struct, frozen=True, gc=False):
     to_name: bytes
 
 
-class ReaddirArguments(msgspec.Struct, frozen=True, gc=False):
+class ReaddirArguments(LightRecord):
     """READDIR: entries after `cookie`, in at most `count` bytes."""
 
     directory: bytes

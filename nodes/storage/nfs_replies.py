@@ -10,6 +10,7 @@ import struct
 
 import msgspec
 
+from lateack.nodes.records import LightRecord
 from lateack.nodes.storage.nfs import (
     ATTRIBUTES_BYTES,
     HANDLE_BYTES_MAX,
@@ -43,20 +44,20 @@ _FSF3_HOMOGENEOUS = 0x0008
 _FSF3_CANSETTIME = 0x0010
 
 
-class Result(msgspec.Struct, frozen=True, gc=False):
+class Result(LightRecord):
     """A status and nothing else of interest: NULL, SETATTR, REMOVE, RMDIR, RENAME."""
 
     status: int
 
 
-class GetattrResult(msgspec.Struct, frozen=True, gc=False):
+class GetattrResult(LightRecord):
     """What GETATTR found."""
 
     status: int
     attributes: Attributes | None = None
 
 
-class FileResult(msgspec.Struct, frozen=True, gc=False):
+class FileResult(LightRecord):
     """The file that LOOKUP found or that CREATE or MKDIR made."""
 
     status: int
@@ -64,14 +65,14 @@ class FileResult(msgspec.Struct, frozen=True, gc=False):
     attributes: Attributes | None = None
 
 
-class AccessResult(msgspec.Struct, frozen=True, gc=False):
+class AccessResult(LightRecord):
     """The bits that ACCESS grants."""
 
     status: int
     access: int = 0
 
 
-class ReadResult(msgspec.Struct, frozen=True, gc=False):
+class ReadResult(LightRecord):
     """The bytes that READ found, and whether the file ends with them."""
 
     status: int
@@ -79,7 +80,7 @@ class ReadResult(msgspec.Struct, frozen=True, gc=False):
     eof: bool = False
 
 
-class WriteResult(msgspec.Struct, frozen=True, gc=False):
+class WriteResult(LightRecord):
     """How much WRITE wrote, how firmly (`committed`), and the server's verifier."""
 
     status: int
@@ -88,14 +89,14 @@ class WriteResult(msgspec.Struct, frozen=True, gc=False):
     verifier: bytes = b""
 
 
-class CommitResult(msgspec.Struct, frozen=True, gc=False):
+class CommitResult(LightRecord):
     """The verifier under which COMMIT made everything stable."""
 
     status: int
     verifier: bytes = b""
 
 
-class ReaddirResult(msgspec.Struct, frozen=True, gc=False):
+class ReaddirResult(LightRecord):
     """Entries (fileid, name, cookie) of a directory, and whether they were the last."""
 
     status: int
@@ -104,7 +105,7 @@ class ReaddirResult(msgspec.Struct, frozen=True, gc=False):
     eof: bool = False
 
 
-class FsinfoResult(msgspec.Struct, frozen=True, gc=False):
+class FsinfoResult(LightRecord):
     """The sizes that a server likes and can take."""
 
     status: int
@@ -113,14 +114,14 @@ class FsinfoResult(msgspec.Struct, frozen=True, gc=False):
     file_bytes_max: int = 0
 
 
-class FsstatResult(msgspec.Struct, frozen=True, gc=False):
+class FsstatResult(LightRecord):
     """How full the file system is."""
 
     status: int
     capacity: Capacity | None = None
 
 
-class PathconfResult(msgspec.Struct, frozen=True, gc=False):
+class PathconfResult(LightRecord):
     """How names behave."""
 
     status: int

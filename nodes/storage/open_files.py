@@ -10,8 +10,7 @@ import stat
 from pathlib import Path
 from typing import Final
 
-import msgspec
-
+from lateack.nodes.records import LightRecord
 from lateack.nodes.storage.nfs import NFS3ERR_STALE, NfsError
 
 OPEN_FILES_MAX: Final = 64
@@ -25,7 +24,7 @@ OPEN_FLAGS: Final = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _FS_IOC_GETVERSION = 0x80087601
 
 
-class OpenFile(msgspec.Struct, frozen=True, gc=False):
+class OpenFile(LightRecord):
     """A descriptor of a file or directory and what it was opened on."""
 
     descriptor: int
@@ -33,7 +32,7 @@ class OpenFile(msgspec.Struct, frozen=True, gc=False):
     is_directory: bool
 
 
-class Place(msgspec.Struct, frozen=True, gc=False):
+class Place(LightRecord):
     """Where a file was last seen: a name in a directory."""
 
     parent: int

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import struct
 
-import msgspec
-
+from lateack.nodes.records import LightRecord, Record
 from lateack.nodes.storage.xdr import Packer, Unpacker, XdrError
 
 RPC_VERSION = 2
@@ -70,7 +69,7 @@ class RecordTooLong(XdrError):
     """A stream announced a record beyond the reader's bound: the connection can only be closed."""
 
 
-class Call(msgspec.Struct, frozen=True, gc=False):
+class Call(LightRecord):
     """The header of one call; the arguments begin at byte `arguments` of its record."""
 
     xid: int
@@ -82,7 +81,7 @@ class Call(msgspec.Struct, frozen=True, gc=False):
     arguments: int
 
 
-class Reply(msgspec.Struct, frozen=True, gc=False):
+class Reply(LightRecord):
     """The header of one reply; the results of a success begin at byte `results` of its record.
 
     `status` is an accept_stat where `accepted`, else a reject_stat. `low` and `high` are the versions of a mismatch;
@@ -101,7 +100,7 @@ class Reply(msgspec.Struct, frozen=True, gc=False):
         return self.accepted and self.status == SUCCESS
 
 
-class AuthSys(msgspec.Struct, frozen=True):
+class AuthSys(Record):
     """An AUTH_SYS credential (RFC 5531 appendix A)."""
 
     stamp: int

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from typing import Any, Final, Literal
 
-import msgspec
+from lateack.nodes.records import Record
 
 SECOND: Final = 1_000_000_000
 DECISECOND: Final = SECOND // 10
@@ -25,7 +25,7 @@ _REPLY = 1
 _TWO = struct.Struct(">2I")
 
 
-class RpcTimeouts(msgspec.Struct, frozen=True):
+class RpcTimeouts(Record):
     """When a request is sent again and when it is given up (struct rpc_timeout); times in nanoseconds.
 
     `retrans` is the number of minor timeouts that make a major one. An `exponential` timeout doubles at each minor

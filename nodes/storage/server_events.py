@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import msgspec
-
+from lateack.nodes.records import LightRecord
 from lateack.nodes.storage.drc import Client
 
 
-class WriteExecuted(msgspec.Struct, frozen=True, gc=False):
+class WriteExecuted(LightRecord):
     """A WRITE's bytes went into a file; `digest` is the xxh3_64 of the bytes written."""
 
     xid: int
@@ -19,7 +18,7 @@ class WriteExecuted(msgspec.Struct, frozen=True, gc=False):
     digest: int
 
 
-class CommitExecuted(msgspec.Struct, frozen=True, gc=False):
+class CommitExecuted(LightRecord):
     """A COMMIT made a file's bytes stable."""
 
     xid: int
@@ -29,7 +28,7 @@ class CommitExecuted(msgspec.Struct, frozen=True, gc=False):
     count: int
 
 
-class OperationFailed(msgspec.Struct, frozen=True, gc=False):
+class OperationFailed(LightRecord):
     """A call was executed and failed with an nfsstat3."""
 
     xid: int
@@ -38,7 +37,7 @@ class OperationFailed(msgspec.Struct, frozen=True, gc=False):
     status: int
 
 
-class DuplicateSeen(msgspec.Struct, frozen=True, gc=False):
+class DuplicateSeen(LightRecord):
     """A modifying call came again; `outcome` is replied, dropped or executed-again.
 
     `payload_differs` says whether its arguments were other than those of the first.

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lateack.nodes.application import Copier, PageBuffer
-from lateack.nodes.facts import BufferRefilled
+from lateack.nodes.facts import BufferRefilled, CopyFailed, CopyFinished
 from lateack.nodes.memory.pages import PAGE_SIZE, Memory
 from lateack.nodes.node import Effect
 from lateack.nodes.stack.packets import digest_of
@@ -46,7 +46,7 @@ def test_a_refill_uses_the_same_frames() -> None:
     """Only reuse in place can show what the stack still reads; the fact says what was there and what is."""
     memory, facts = Memory(1, 3), list[Effect]()
     source = file_of(8192)
-    copier = Copier(source, memory, facts, 1, 1, 4096)
+    copier = Copier(source, "f", memory, facts, first_frame=1, buffers=1, write_size=4096)
     (buffer,) = copier.first_fill()
     pages = buffer.pages
 
@@ -56,9 +56,25 @@ def test_a_refill_uses_the_same_frames() -> None:
     assert facts == [BufferRefilled(0, (1,), 4096, digest_of(source.read(0, 4096)), digest_of(source.read(4096, 4096)))]
 
 
+def test_a_copy_is_over_once() -> None:
+    """Whoever finishes it, or is the first to fail it, has the last word."""
+    done, lost = list[Effect](), list[Effect]()
+    finished = Copier(file_of(7), "done", Memory(1, 3), done, first_frame=1, buffers=1, write_size=4096)
+    failed = Copier(file_of(7), "lost", Memory(1, 3), lost, first_frame=1, buffers=1, write_size=4096)
+
+    finished.finish()
+    finished.fail("too late")
+    failed.fail("the first reason")
+    failed.fail("the second reason")
+
+    assert finished.over and failed.over
+    assert done == [CopyFinished("done", 7)]
+    assert lost == [CopyFailed("lost", "the first reason")]
+
+
 def test_an_empty_file_is_finished_at_once() -> None:
     """There is nothing to write and nothing to wait for."""
-    copier = Copier(file_of(0), Memory(1, 3), [], 1, 2, 4096)
+    copier = Copier(file_of(0), "f", Memory(1, 3), [], first_frame=1, buffers=2, write_size=4096)
 
     assert copier.first_fill() == []
     assert copier.finished()
@@ -74,7 +90,7 @@ def test_every_byte_is_written_once(size: int, buffers: int, pages: int, order: 
     """Whatever the sizes, and in whatever order writes are done, the ranges cover the file and never overlap."""
     memory = Memory(1, buffers * pages)
     source = file_of(size)
-    copier = Copier(source, memory, [], 0, buffers, pages * PAGE_SIZE)
+    copier = Copier(source, "f", memory, [], first_frame=0, buffers=buffers, write_size=pages * PAGE_SIZE)
     waiting = copier.first_fill()
     written: dict[int, bytes] = {}
 

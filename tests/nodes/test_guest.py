@@ -1,188 +1,33 @@
 """The guest in the hand: a backend that answers honestly, a server of frames, and everything that may go wrong."""
 
-from collections.abc import Callable, Sequence
-from typing import TypeVar
-
 import pytest
 
-from lateack.nodes.application import Source
-from lateack.nodes.backend import Backend, BackendConfig
 from lateack.nodes.facts import (
     BufferRefilled,
-    CallTimedOut,
-    CallTransmitted,
     CompletionDeferred,
-    Connected,
-    CopyFailed,
     CopyFinished,
     Counted,
-    Fact,
     FrontendBroken,
-    LeftOver,
-    ReplyMatched,
     SegmentTransmitted,
     WriteCompleted,
     WriteExecuted,
     WriteIssued,
 )
-from lateack.nodes.guest import RPC_TIMER, Guest, GuestConfig
+from lateack.nodes.guest import Guest
 from lateack.nodes.memory.pages import Memory
 from lateack.nodes.memory.ring import RSP_PROD
-from lateack.nodes.messages import Frames, Message, Notify, Xenbus
+from lateack.nodes.messages import Frames, Notify, Xenbus
 from lateack.nodes.node import (
-    MS,
-    Audit,
     Boot,
-    CancelTimer,
-    Effect,
-    Event,
-    Node,
     Received,
     S,
-    Send,
     SetTimer,
-    TimerFired,
 )
-from lateack.nodes.server import Server, ServerConfig
 from lateack.nodes.split.xenbus import CONNECTED, INIT_WAIT, backend_features
-from lateack.nodes.stack.host import HostAddress
-from lateack.nodes.stack.packets import RST
 from lateack.nodes.stack.skb import SkBuff
-from lateack.nodes.stack.tcp import TcpParameters
-from lateack.nodes.storage import nfs
-from lateack.nodes.storage.memory_store import MemoryStore
-from lateack.nodes.storage.rpc_client import RpcTimeouts
-from lateack.nodes.strategies.backend import DevZerocopy
 from lateack.nodes.strategies.guest import FragDestructors, FullCopy, GuestStrategy, OnReply, Write
-from tests.nodes.hand import GUEST_IP, GUEST_MAC, SERVER_IP, SERVER_MAC, facts_of, messages_to, tcp_frame
-
-F = TypeVar("F", bound=Fact)
-
-
-class Bytes:
-    """A file in memory."""
-
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-        self.size = len(data)
-
-    def read(self, offset: int, count: int) -> bytes:
-        """Return *count* bytes from *offset*."""
-        return self.data[offset : offset + count]
-
-
-def pattern(size: int) -> bytes:
-    """Return bytes that tell where they are from."""
-    return bytes((at * 7 + at // 4096) % 251 for at in range(size))
-
-
-def config_of(**settings: object) -> GuestConfig:
-    """Return a guest's configuration with some settings changed."""
-    given: dict[str, object] = {
-        "name": "guest1", "backend": "backend", "address": HostAddress(GUEST_IP, GUEST_MAC), "server": SERVER_IP,
-        "neighbours": {SERVER_IP: SERVER_MAC}, "tcp": TcpParameters(), "rpc": RpcTimeouts.tcp(), "root": b"",
-        "file": "input.bin", "buffers": 1, "write_size": 4096, "rx_target": 8,
-    }  # fmt: skip
-    return GuestConfig(**(given | settings))  # type: ignore[arg-type]
-
-
-class Hand:
-    """A guest, a backend and a server that a test carries messages between, one moment after the other."""
-
-    def __init__(
-        self, data: bytes = pattern(8192), strategy: type[GuestStrategy] = OnReply, **settings: object
-    ) -> None:
-        self.store = MemoryStore(handle_bytes=36)
-        memory = Memory(1, 200)
-        source: Source = Bytes(data)
-        self.guest = Guest(config_of(root=self.store.root, **settings), memory, strategy, source)
-        addresses = {GUEST_IP: "guest1", SERVER_IP: "server"}
-        self.backend = Backend(
-            BackendConfig("backend", "network", {"guest1": 1}, addresses), {"guest1": memory}, DevZerocopy
-        )
-        server = HostAddress(SERVER_IP, SERVER_MAC)
-        clients = {GUEST_IP: "guest1"}
-        self.server = Server(
-            ServerConfig("server", "network", server, {GUEST_IP: GUEST_MAC}, clients, TcpParameters()), self.store
-        )
-        self.machines: dict[str, Node] = {"guest1": self.guest, "backend": self.backend, "server": self.server}
-        self.now = 0
-        self.facts: list[Fact] = []
-        self.timers: dict[tuple[str, str], int] = {}
-        self.queue: list[tuple[str, str, Message]] = []
-        self.passes: Callable[[str, bytes], bool] = lambda target, frame: True
-        self.held: list[tuple[str, bytes]] = []
-
-    def handle(self, name: str, event: Event) -> Sequence[Effect]:
-        """Let one machine handle one event; keep facts, timers and messages."""
-        effects = self.machines[name].handle(event, self.now)
-        for effect in effects:
-            match effect:
-                case Send(target, message):
-                    self.queue.append((name, target, message))
-                case SetTimer(timer, at):
-                    self.timers[name, timer] = at
-                case CancelTimer(timer):
-                    self.timers.pop((name, timer), None)
-                case _:
-                    self.facts.append(effect)
-        return effects
-
-    def boot(self) -> None:
-        """Boot all machines and carry what follows."""
-        for name in self.machines:
-            self.handle(name, Boot())
-        self.carry()
-
-    def carry(self) -> None:
-        """Carry messages until there are none; frames through `passes`."""
-        while self.queue:
-            source, target, message = self.queue.pop(0)
-            if target != "network":
-                self.handle(target, Received(source, message))
-                continue
-            assert isinstance(message, Frames)
-            way = "server" if source == "backend" else "backend"
-            for frame in message.frames:
-                if self.passes(way, frame):
-                    self.handle(way, Received("network", Frames((frame,))))
-                else:
-                    self.held.append((way, frame))
-
-    def release(self) -> None:
-        """Let all frames pass, those held first."""
-        self.passes = lambda target, frame: True
-        held, self.held = self.held, []
-        for way, frame in held:
-            self.handle(way, Received("network", Frames((frame,))))
-        self.carry()
-
-    def fire(self) -> None:
-        """Let the earliest timer fire."""
-        name, timer = min(self.timers, key=lambda key: self.timers[key])
-        self.now = max(self.now, self.timers.pop((name, timer)))
-        self.handle(name, TimerFired(timer))
-        self.carry()
-
-    def of(self, kind: type[F]) -> list[F]:
-        """Return the facts of one type so far."""
-        return facts_of(self.facts, kind)
-
-    def left_over(self) -> list[LeftOver]:
-        """Audit all machines; return what was never given back."""
-        for name in self.machines:
-            self.handle(name, Audit())
-        return self.of(LeftOver)
-
-    def file(self, name: bytes = b"input.bin") -> bytes:
-        """Return what lies in a file of the server."""
-        handle = self.store.lookup(self.store.root, name)
-        return self.store.read(handle, 0, 1 << 20)
-
-
-def no_replies(target: str, frame: bytes) -> bool:
-    """Hold what the server sends, once there is payload in it or an acknowledgement of a WRITE."""
-    return target == "server"
+from tests.nodes.hand import messages_to
+from tests.nodes.one_guest import Bytes, Hand, config_of, pattern
 
 
 def test_it_waits_for_its_backend() -> None:
@@ -226,119 +71,18 @@ def test_it_copies_its_file(strategy: type[GuestStrategy], size: int) -> None:
     assert hand.left_over() == []
 
 
-@pytest.mark.parametrize("size", [1, 4096, 5001])
-def test_it_copies_over_udp(size: int) -> None:
-    """Each call is a datagram, cut to the MTU where it must be."""
-    hand = Hand(pattern(size), transport="udp", rpc=RpcTimeouts.udp())
-
-    hand.boot()
-
-    assert hand.file() == pattern(size)
-    assert hand.of(Connected) == []
-    assert hand.left_over() == []
-
-
-def test_unstable_writes_are_complete_after_the_commit() -> None:
-    """The pages must be at hand until the server has committed them: COMMIT stands between reply and completion."""
-    hand = Hand(pattern(8192), stable=nfs.UNSTABLE)
-
-    hand.boot()
-
-    assert [fact.proc for fact in hand.of(ReplyMatched)] == [nfs.CREATE] + [nfs.WRITE, nfs.COMMIT] * 2
-    order = [type(fact).__name__ for fact in hand.facts if isinstance(fact, ReplyMatched | WriteCompleted)]
-    assert order[1:] == ["ReplyMatched", "ReplyMatched", "WriteCompleted"] * 2
-
-
-def test_a_folder_is_made_where_several_copy() -> None:
-    """A file name with a folder makes the folder first."""
-    hand = Hand(pattern(100), file="guest1/input.bin")
-
-    hand.boot()
-
-    assert [fact.proc for fact in hand.of(ReplyMatched)][:2] == [nfs.MKDIR, nfs.CREATE]
-    assert len(hand.of(CopyFinished)) == 1
-
-
-def test_a_call_that_times_out_is_sent_again() -> None:
-    """Under the same xid, out of the same page, as new bytes of the stream."""
-    hand = Hand(rpc=RpcTimeouts.tcp(timeo=50 * MS))
-    hand.passes = lambda target, frame: target == "server" or not hand.of(WriteIssued)
-    hand.boot()
-
-    hand.fire()
-    hand.release()
-
-    (first,) = {fact.xid for fact in hand.of(CallTimedOut)}
-    assert [fact.transmission for fact in hand.of(CallTransmitted) if fact.xid == first] == [1, 2]
-    assert hand.of(CallTimedOut)[0].major is False
-    assert len(hand.of(CopyFinished)) == 1
-    assert hand.file() == pattern(8192)
-
-
-def test_only_the_call_that_had_a_major_timeout_says_so() -> None:
-    """Two calls expire in one moment: the one that waits longer has its major timeout, the other has not."""
-    hand = Hand(pattern(8192), buffers=2, rpc=RpcTimeouts(50 * MS, 1, 50 * MS, False, S))
-    hand.passes = lambda target, frame: target == "server" or not hand.of(WriteIssued)
-    hand.boot()
-    first, second = sorted(hand.guest.rpc.pending)
-    hand.fire()
-    hand.guest.rpc.pending[second].major_deadline += S
-    hand.guest.rpc.pending[second].deadline = hand.guest.rpc.pending[first].deadline
-
-    while not any(fact.major for fact in hand.of(CallTimedOut)):
-        hand.fire()
-
-    assert [fact.xid for fact in hand.of(CallTimedOut)] == [first, second] * 2
-    assert [fact.xid for fact in hand.of(CallTimedOut) if fact.major] == [first]
-
-
-def test_a_soft_mount_gives_up() -> None:
-    """The application is told that it failed, and issues nothing more, whatever replies come late."""
-    hand = Hand(pattern(40_960), buffers=2, rpc=RpcTimeouts.tcp(timeo=50 * MS, retrans=0, soft=True))
-    hand.passes = lambda target, frame: target == "server" or len(hand.of(WriteIssued)) < 2
-    hand.boot()
-
-    hand.fire()
-    hand.release()
-
-    assert [fact.reason for fact in hand.of(CopyFailed)] == ["a call timed out (soft mount)"]
-    assert len(hand.of(WriteIssued)) == 2
-    assert hand.of(CopyFinished) == []
-
-
 def test_after_a_failure_no_further_write_is_issued() -> None:
     """One write's failure ends the copy: buffers that come back are not refilled."""
     hand = Hand(pattern(40_960), buffers=2)
     hand.passes = lambda target, frame: target == "server" or len(hand.of(WriteIssued)) < 2
     hand.boot()
-    hand.guest._fail("it was told to")
+    hand.guest.copier.fail("it was told to")
 
     hand.release()
 
     assert len(hand.of(WriteCompleted)) == 2
     assert len(hand.of(WriteIssued)) == 2
     assert hand.of(BufferRefilled) == []
-
-
-def test_a_lost_connection_is_a_failure_and_not_a_crash() -> None:
-    """The server resets; the calls that wait have nobody to go to, and their timers fire into the void."""
-    hand = Hand(pattern(40_960), buffers=2, rpc=RpcTimeouts.tcp(timeo=50 * MS))
-    hand.passes = lambda target, frame: target == "server" or len(hand.of(WriteIssued)) < 2
-    hand.boot()
-    sk = hand.guest.socket
-    assert sk is not None
-    reset = tcp_frame(seq=sk.rcv_nxt & 0xFFFFFFFF, ack=1, to_server=False, flags=RST)
-
-    hand.handle("backend", Received("network", Frames((reset,))))
-    hand.carry()
-    for _ in range(3):
-        if ("guest1", RPC_TIMER) in hand.timers:
-            hand.now = hand.timers.pop(("guest1", RPC_TIMER))
-            hand.handle("guest1", TimerFired(RPC_TIMER))
-
-    assert [fact.reason for fact in hand.of(CopyFailed)] == ["the connection to the server was lost"]
-    assert hand.guest.pending() == 0
-    assert len(hand.of(CallTransmitted)) == 3
 
 
 def test_a_late_acknowledgement_gives_the_page_away() -> None:

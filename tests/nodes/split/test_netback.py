@@ -15,7 +15,7 @@ from lateack.nodes.memory.ring import REQ_PROD
 from lateack.nodes.messages import Notify
 from lateack.nodes.split.netback import MAX_PENDING_REQS, RX_QUEUE_BYTES_MAX, FatalRequest, Vif
 from lateack.nodes.split.xenbus import GRANT_FRAME
-from lateack.nodes.stack.skb import skb_clone
+from lateack.nodes.stack.skb_copy import skb_clone
 from lateack.nodes.strategies.backend import BackendStrategy, DevZerocopy, GrantCopy
 from tests.nodes.hand import Frontend, Pair, facts_of, messages_to, tcp_frame
 

@@ -11,7 +11,8 @@ from lateack.nodes.node import Effect
 from lateack.nodes.stack.lifetime import Frag, UbufInfo, unmap_page
 from lateack.nodes.stack.nic import Nic, NicWatcher
 from lateack.nodes.stack.packets import ACK, FIN, PSH, Segment, digest_of, parse
-from lateack.nodes.stack.skb import SkBuff, alloc_skb, pages_holding, skb_clone, skb_put
+from lateack.nodes.stack.skb import SkBuff, alloc_skb, pages_holding, skb_put
+from lateack.nodes.stack.skb_copy import skb_clone
 from tests.nodes.stack.fakes import GUEST, SERVER, Host, pattern, slow_checksum, slow_tcp, slow_udp
 
 FLOW = "10.0.0.1:700>10.0.0.2:2049"

@@ -189,7 +189,7 @@ def test_a_transmission_is_a_clone_of_the_queued_packet() -> None:
 
 
 def test_a_retransmission_is_a_clone_when_the_first_has_left() -> None:
-    """C1 was freed by the device, so the queued packet is cloned once more: D=2, P=1 (trace 5)."""
+    """C1 was freed by the device, so the queued packet is cloned once more: D=2, P=1."""
     bench = Bench()
     (queued,) = bench.send(b"payload")
     assert queued.shinfo.dataref == 1

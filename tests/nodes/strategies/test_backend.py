@@ -3,7 +3,8 @@
 import pytest
 
 from lateack.nodes.stack.lifetime import unmapped
-from lateack.nodes.stack.skb import kfree_skb, pskb_copy, skb_clone, skb_linear
+from lateack.nodes.stack.skb import kfree_skb, skb_linear
+from lateack.nodes.stack.skb_copy import pskb_copy, skb_clone
 from lateack.nodes.strategies import BACKEND_STRATEGIES
 from lateack.nodes.strategies.backend import (
     XEN_NETBACK_TX_COPY_LEN,

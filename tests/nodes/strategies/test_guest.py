@@ -1,7 +1,8 @@
 """The guest's strategies: what each hook does, and at which moment the application is told."""
 
 from lateack.nodes.memory.pages import HeadSlab, Memory, Page, PagePool
-from lateack.nodes.stack.skb import SkBuff, add_frag, alloc_skb, kfree_skb, skb_clone
+from lateack.nodes.stack.skb import SkBuff, add_frag, alloc_skb, kfree_skb
+from lateack.nodes.stack.skb_copy import skb_clone
 from lateack.nodes.strategies import GUEST_STRATEGIES
 from lateack.nodes.strategies.guest import (
     FragDestructors,

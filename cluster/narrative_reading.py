@@ -1,0 +1,87 @@
+"""What a network card read at the decisive moment, told with the bytes: which were meant, and why they did no harm."""
+
+from lateack.cluster import oracles
+from lateack.cluster.narrative_case import Case, Moment, moment_at, refilled
+from lateack.cluster.oracles import SEQUENCES
+from lateack.cluster.trace import Trace
+from lateack.nodes import facts
+from lateack.nodes.facts import FrameSent, SegmentTransmitted
+
+BYTES_SHOWN = 16
+PAGE_SIZE = 4096
+
+
+def reading(case: Case) -> list[Moment]:
+    """The NIC reads the packet's bytes and sends them."""
+    trace, packet = case.trace, case.packet
+    if packet is None:
+        return []
+    gates = trace.placed(facts.GateOpened, case.sent)
+    opened = any(fact.place == packet.place and place < case.frame for place, _, _, fact in gates)
+    what = (
+        f"{'The gate opened, and ' if opened else ''}{packet.place} read {packet.length} bytes of sequence {packet.seq}"
+    )
+    what += " once more" if packet.again else ""
+    if case.stale:
+        sentence = f"{what}: they are not the bytes that were handed over."
+        return [moment_at(trace, case.frame, sentence, *_difference(case, packet))]
+    sentence = f"{what}, and they are still right: {_safety(case, packet)}."
+    return [moment_at(trace, case.frame, sentence, *_copies(trace))]
+
+
+def _safety(case: Case, packet: FrameSent) -> str:
+    """Say why a late read did no harm."""
+    domains = {fact.domid for _, _, _, fact in case.trace.placed(facts.VifConnected) if fact.guest == case.write.node}
+    own = {number for domain, number, _, _ in packet.pages if domain in domains or not domains}
+    if packet.pages and not own.intersection(case.write.fact.frames):
+        return "a private copy had frozen them, and the application's own frames were not read"
+    if not case.write.issued < case.write.completed < case.frame:
+        return "the application had not got its buffer back yet"
+    if not 0 <= refilled(case) < case.frame:
+        return "the application had not refilled the frames yet"
+    return "they had been frozen before the application refilled the frames"
+
+
+def _copies(trace: Trace) -> list[str]:
+    counts = [(node, fact.amount) for _, _, node, fact in trace.placed(facts.Counted) if fact.name == "copied_bytes"]
+    return [f"{node} copied {amount} bytes in this run" for node, amount in counts if amount]
+
+
+def _difference(case: Case, packet: FrameSent) -> list[str]:
+    """Show the first bytes that differ; without the bytes themselves say at least that they do."""
+    meant = kept_bytes(case.trace, packet.flow, packet.seq)
+    pairs = enumerate(zip(meant, packet.payload, strict=False))
+    offset = next((i for i, (should, was) in pairs if should != was), -1)
+    if offset < 0:
+        return ["the bytes themselves were not kept; their digests differ"]
+    start = max(0, offset - BYTES_SHOWN // 4)
+    shown = slice(start, start + BYTES_SHOWN)
+    return [
+        f"the first difference is at offset {offset}{_place_in_file(case, packet, offset)}; from offset {start}:",
+        f"should be {dump(meant[shown])}",
+        f"was       {dump(packet.payload[shown])}",
+    ]
+
+
+def _place_in_file(case: Case, packet: FrameSent, offset: int) -> str:
+    page, fact = oracles.page_at(packet, offset), case.write.fact
+    if page is None or page[1] not in fact.frames:
+        return ""
+    place = fact.offset + fact.frames.index(page[1]) * PAGE_SIZE + page[2]
+    return f" (byte {page[2]} of frame {page[1]}, byte {place} of the file)"
+
+
+def kept_bytes(trace: Trace, flow: str, seq: int) -> bytes:
+    """Return the bytes that a transport meant from a sequence number on, as many as any segment kept together."""
+    kept = (
+        fact.intended[(seq - fact.seq) & SEQUENCES :]
+        for _, _, _, fact in trace.placed(SegmentTransmitted)
+        if fact.flow == flow and fact.intended
+    )
+    return max(kept, key=len, default=b"")
+
+
+def dump(data: bytes) -> str:
+    """Return bytes as people read them: in hexadecimal, and as text where they are printable."""
+    text = "".join(chr(byte) if 32 <= byte < 127 else "." for byte in data)
+    return f"{data.hex(' ')} |{text}|"

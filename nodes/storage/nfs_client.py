@@ -1,0 +1,296 @@
+"""A guest's NFS client: it mounts the server's root, makes one file, writes it, and judges what a reply means.
+
+It is a part: its guest tells it the time, says when frames have come and when `rpc.deadline` has passed, and gives it
+buffers to write; the application (`Copier`) hears from it that the copy is finished or has failed. The strategy says
+which fragments of a WRITE may go down (`take`) and learns of the reply (`replied`).
+
+Source: RFC 1813, net/sunrpc/clnt.c and fs/nfs/direct.c. Where we differ: a lost connection ends the copy.
+"""
+
+from lateack.nodes.application import Copier, PageBuffer
+from lateack.nodes.facts import CallTimedOut, CallTransmitted, CompletionDeferred, ReplyMatched, WriteIssued
+from lateack.nodes.memory.pages import Page
+from lateack.nodes.node import Time
+from lateack.nodes.records import Record
+from lateack.nodes.stack.host import IpStack
+from lateack.nodes.stack.tcp import CLOSE_WAIT, CLOSED, ESTABLISHED, MAY_SEND, TIME_WAIT, TcpSocket
+from lateack.nodes.stack.tcp_output import tcp_sendmsg
+from lateack.nodes.stack.udp import UdpSocket, udp_sendmsg
+from lateack.nodes.storage import nfs, nfs_calls, nfs_replies
+from lateack.nodes.storage.nfs import SetAttributes
+from lateack.nodes.storage.rpc import (
+    AuthSys,
+    RecordReader,
+    RecordTooLong,
+    decode_reply,
+    encode_auth_sys,
+    encode_call,
+    record_mark,
+)
+from lateack.nodes.storage.rpc_client import FAILED, RpcClient, RpcRequest, RpcTimeouts
+from lateack.nodes.storage.xdr import XdrError
+from lateack.nodes.strategies.guest import GuestStrategy
+
+NFS_PORT = 2049
+PADDING = (b"", b"\0\0\0", b"\0\0", b"\0")
+
+
+class NfsMount(Record):
+    """What the client is told: who it is, the server's address and root, and how to talk (see mount.nfs).
+
+    `stable` is what a WRITE asks for (RFC 1813 3.3.7); without `unmount` the connection outlives the copy.
+    """
+
+    client: str
+    server: int
+    root: bytes
+    transport: str
+    timeouts: RpcTimeouts
+    stable: int
+    first_xid: int
+    unmount: bool
+
+
+class NfsWrite:
+    """One WRITE of the application, from its call to its completion."""
+
+    __slots__ = (
+        "buffer", "count", "data", "done", "issued_at", "offset", "replied", "token", "transmissions", "verifier",
+        "xid",
+    )  # fmt: skip
+
+    def __init__(self, buffer: PageBuffer, now: Time) -> None:
+        self.buffer = buffer
+        self.offset = buffer.offset
+        self.count = buffer.count
+        self.data = buffer.data
+        self.issued_at = now
+        self.xid = 0
+        self.transmissions = 0
+        self.replied = False
+        self.done = False
+        self.token: object | None = None
+        self.verifier = b""
+
+    def windows(self) -> list[tuple[Page, int, int]]:
+        """Return the (page, offset, size) windows that hold the write's bytes, in file order."""
+        return self.buffer.windows()
+
+
+class NfsClient:
+    """One mount with one file on it; `socket` is None until it is mounted, and always over UDP."""
+
+    __slots__ = (
+        "copier", "credential", "effects", "file", "mount", "opened", "payload_bytes", "reader", "rpc", "socket",
+        "stack", "strategy", "udp", "unmounting",
+    )  # fmt: skip
+
+    def __init__(self, mount: NfsMount, stack: IpStack, copier: Copier, strategy: GuestStrategy) -> None:
+        self.mount = mount
+        self.stack = stack
+        self.effects = stack.effects
+        self.copier = copier
+        self.strategy = strategy
+        self.rpc = RpcClient(mount.first_xid, mount.timeouts)
+        self.credential = encode_auth_sys(AuthSys(0, mount.client.encode(), 0, 0))
+        self.reader = RecordReader()
+        self.socket: TcpSocket | None = None
+        self.udp: UdpSocket | None = None
+        self.file = b""
+        self.opened = False
+        self.unmounting = False
+        self.payload_bytes = 0
+
+    # --- the connection -----------------------------------------------------------------------------------------------
+
+    def connect(self, now: Time) -> None:
+        """Open the transport; once it is open the file is made, and then written."""
+        if self.mount.transport == "udp":
+            self.udp = self.stack.bind_udp()
+            self._open_file(now)
+        else:
+            self.socket = self.stack.connect(self.mount.server, NFS_PORT, now)
+
+    def unmount(self, now: Time) -> None:
+        """Every byte is written: close the connection, and finish the copy when it is closed."""
+        self.unmounting = True
+        if self.socket is not None and self.mount.unmount:
+            self.stack.close(self.socket, now)
+        else:
+            self.copier.finish()
+
+    def received(self, now: Time) -> None:
+        """A burst of frames has gone through the stack: look at the connection and take what came for the mount."""
+        sk = self.socket
+        if sk is not None:
+            if not self.opened and sk.state == ESTABLISHED:
+                self._open_file(now)
+            if sk.received:
+                self._read_replies(sk, now)
+            if sk.state != ESTABLISHED:
+                self.watch_connection(sk, now)
+        elif self.udp is not None:
+            for _, _, record in self.udp.take_received():
+                self._reply(record, now)
+
+    def watch_connection(self, sk: TcpSocket, now: Time) -> None:
+        """Tell the application what the end of the connection means, whichever side has ended it."""
+        if self.copier.over:
+            return
+        if self.unmounting and sk.state in (TIME_WAIT, CLOSED):
+            self.copier.finish()
+        elif sk.state == CLOSED:
+            self.copier.fail("the connection to the server was lost")
+        elif sk.state == CLOSE_WAIT:
+            self.stack.close(sk, now)
+            self.copier.fail("the server closed the connection")
+
+    # --- calls --------------------------------------------------------------------------------------------------------
+
+    def write(self, buffer: PageBuffer, now: Time) -> None:
+        """Write what lies in *buffer* to where it belongs in the file."""
+        write = NfsWrite(buffer, now)
+        arguments = nfs_calls.encode_write_head(self.file, write.offset, write.count, self.mount.stable)
+        write.xid = self.rpc.next_xid
+        self.payload_bytes += write.count
+        self.effects.append(
+            WriteIssued(
+                write.xid, self.copier.file, write.offset, write.count, buffer.digest, buffer.index, buffer.frames
+            )
+        )
+        self._call(nfs.WRITE, arguments, write, now)
+
+    def calls_timed_out(self, now: Time) -> None:
+        """Send again what waited too long, or give up where the mount is soft."""
+        for request, wants in self.rpc.expired(now):
+            # A minor timeout counts up, a major one starts the count again.
+            self.effects.append(CallTimedOut(request.xid, wants == FAILED or not request.retries))
+            if wants == FAILED:
+                self.copier.fail("a call timed out (soft mount)")
+            else:
+                self._transmit(request, now)
+
+    def _open_file(self, now: Time) -> None:
+        """Make the guest's folder, if it has one, and create the file."""
+        self.opened = True
+        folder, _, name = self.copier.file.rpartition("/")
+        if folder:
+            arguments = nfs_calls.encode_mkdir(self.mount.root, folder.encode(), SetAttributes())
+            self._call(nfs.MKDIR, arguments, None, now)
+        else:
+            self._create(self.mount.root, name, now)
+
+    def _create(self, directory: bytes, name: str, now: Time) -> None:
+        arguments = nfs_calls.encode_create(directory, name.encode(), SetAttributes(size=0))
+        self._call(nfs.CREATE, arguments, None, now)
+
+    def _call(self, procedure: int, arguments: bytes, context: object, now: Time) -> None:
+        head = encode_call(self.rpc.next_xid, nfs.PROGRAM, nfs.VERSION, procedure, self.credential) + arguments
+        padding = PADDING[context.count & 3] if isinstance(context, NfsWrite) and procedure == nfs.WRITE else b""
+        request = self.rpc.start(procedure, head, None, padding, context, now)
+        self._transmit(request, now)
+
+    def _transmit(self, request: RpcRequest, now: Time) -> None:
+        """Hand a call to the transport; every transmission asks the strategy anew what of the pages may go down."""
+        if self.socket is not None and self.socket.state not in MAY_SEND:
+            return  # Linux would connect anew (xprt_connect); this guest gives up, see `watch_connection`
+        self.rpc.transmitted(request, now)
+        self.effects.append(CallTransmitted(request.xid, request.proc, request.transmissions))
+        head, tail = request.head, request.tail
+        write = request.context if request.proc == nfs.WRITE else None
+        frags = []
+        data = b""
+        if isinstance(write, NfsWrite):
+            write.transmissions += 1
+            frags = self.strategy.take(write)
+            data = write.data
+        if self.socket is None:
+            assert self.udp is not None
+            witness = head + data + tail
+            udp_sendmsg(self.udp, (self.mount.server, NFS_PORT), head, frags, tail, witness, now)
+            return
+        head = record_mark(len(head) + len(data) + len(tail)) + head
+        skbs = tcp_sendmsg(self.socket, head, frags, tail, b"".join((head, data, tail)))
+        if isinstance(write, NfsWrite):
+            self.strategy.queued(write, skbs)
+        self.stack.send_queued(self.socket, now)
+
+    # --- replies ------------------------------------------------------------------------------------------------------
+
+    def _read_replies(self, sk: TcpSocket, now: Time) -> None:
+        try:
+            for chunk in sk.take_received():
+                for record in self.reader.feed(chunk):
+                    self._reply(record, now)
+        except RecordTooLong as reason:
+            self.stack.abort(sk, str(reason), now)
+            self.copier.fail(str(reason))
+
+    def _reply(self, record: bytes, now: Time) -> None:
+        request = self.rpc.reply(record, now)
+        if request is None:
+            return
+        self.effects.append(ReplyMatched(request.xid, request.proc))
+        try:
+            reply = decode_reply(record)
+            if not reply.succeeded():
+                self.copier.fail(f"the server refused a call (accept_stat {reply.status})")
+            else:
+                self._result(request, record, reply.results, now)
+        except XdrError as reason:
+            self.copier.fail(f"the server's reply does not decode: {reason}")
+
+    def _result(self, request: RpcRequest, record: bytes, at: int, now: Time) -> None:
+        match request.proc:
+            case nfs.WRITE:
+                self._written(request.context, nfs_replies.decode_write_result(record, at), now)
+            case nfs.COMMIT:
+                self._committed(request.context, nfs_replies.decode_commit(record, at), now)
+            case nfs.MKDIR:
+                result = nfs_replies.decode_create(record, at)
+                if result.file is None:
+                    self.copier.fail(f"MKDIR failed with NFS status {result.status}")
+                else:
+                    self._create(result.file, self.copier.file.rpartition("/")[2], now)
+            case nfs.CREATE:
+                self._created(nfs_replies.decode_create(record, at), now)
+            case _:
+                raise AssertionError(f"no reply to procedure {request.proc} is expected")
+
+    def _created(self, result: nfs_replies.FileResult, now: Time) -> None:
+        if result.file is None:
+            self.copier.fail(f"CREATE failed with NFS status {result.status}")
+            return
+        self.file = result.file
+        for buffer in self.copier.first_fill():
+            self.write(buffer, now)
+        if self.copier.finished():
+            self.unmount(now)
+
+    def _written(self, write: NfsWrite, result: nfs_replies.WriteResult, now: Time) -> None:
+        if result.status:
+            self.copier.fail(f"WRITE failed with NFS status {result.status}")
+        elif result.count != write.count:
+            self.copier.fail(f"the server wrote {result.count} of {write.count} bytes")
+        elif result.committed == nfs.UNSTABLE:
+            # O_DIRECT must be able to send the pages again until the server has committed them (RFC 1813 3.3.7).
+            write.verifier = result.verifier
+            arguments = nfs_calls.encode_range(self.file, write.offset, write.count)
+            self._call(nfs.COMMIT, arguments, write, now)
+        else:
+            self._answered(write)
+
+    def _committed(self, write: NfsWrite, result: nfs_replies.CommitResult, now: Time) -> None:
+        if result.status:
+            self.copier.fail(f"COMMIT failed with NFS status {result.status}")
+        elif result.verifier != write.verifier:
+            arguments = nfs_calls.encode_write_head(self.file, write.offset, write.count, self.mount.stable)
+            self._call(nfs.WRITE, arguments, write, now)  # the server restarted in between: it may have lost the bytes
+        else:
+            self._answered(write)
+
+    def _answered(self, write: NfsWrite) -> None:
+        write.replied = True
+        self.strategy.replied(write)
+        if not write.done:
+            self.effects.append(CompletionDeferred(write.xid))

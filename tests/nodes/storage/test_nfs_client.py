@@ -1,0 +1,128 @@
+"""The NFS client in its guest: what it calls, when it calls again, and what ends the mount."""
+
+import pytest
+
+from lateack.nodes.facts import (
+    CallTimedOut,
+    CallTransmitted,
+    Connected,
+    CopyFailed,
+    CopyFinished,
+    ReplyMatched,
+    WriteCompleted,
+    WriteIssued,
+)
+from lateack.nodes.guest import RPC_TIMER
+from lateack.nodes.messages import Frames
+from lateack.nodes.node import (
+    MS,
+    Received,
+    S,
+    TimerFired,
+)
+from lateack.nodes.stack.packets import RST
+from lateack.nodes.storage import nfs
+from lateack.nodes.storage.rpc_client import RpcTimeouts
+from tests.nodes.hand import tcp_frame
+from tests.nodes.one_guest import Hand, pattern
+
+
+@pytest.mark.parametrize("size", [1, 4096, 5001])
+def test_it_copies_over_udp(size: int) -> None:
+    """Each call is a datagram, cut to the MTU where it must be."""
+    hand = Hand(pattern(size), transport="udp", rpc=RpcTimeouts.udp())
+
+    hand.boot()
+
+    assert hand.file() == pattern(size)
+    assert hand.of(Connected) == []
+    assert hand.left_over() == []
+
+
+def test_unstable_writes_are_complete_after_the_commit() -> None:
+    """The pages must be at hand until the server has committed them: COMMIT stands between reply and completion."""
+    hand = Hand(pattern(8192), stable=nfs.UNSTABLE)
+
+    hand.boot()
+
+    assert [fact.proc for fact in hand.of(ReplyMatched)] == [nfs.CREATE] + [nfs.WRITE, nfs.COMMIT] * 2
+    order = [type(fact).__name__ for fact in hand.facts if isinstance(fact, ReplyMatched | WriteCompleted)]
+    assert order[1:] == ["ReplyMatched", "ReplyMatched", "WriteCompleted"] * 2
+
+
+def test_a_folder_is_made_where_several_copy() -> None:
+    """A file name with a folder makes the folder first."""
+    hand = Hand(pattern(100), file="guest1/input.bin")
+
+    hand.boot()
+
+    assert [fact.proc for fact in hand.of(ReplyMatched)][:2] == [nfs.MKDIR, nfs.CREATE]
+    assert len(hand.of(CopyFinished)) == 1
+
+
+def test_a_call_that_times_out_is_sent_again() -> None:
+    """Under the same xid, out of the same page, as new bytes of the stream."""
+    hand = Hand(rpc=RpcTimeouts.tcp(timeo=50 * MS))
+    hand.passes = lambda target, frame: target == "server" or not hand.of(WriteIssued)
+    hand.boot()
+
+    hand.fire()
+    hand.release()
+
+    (first,) = {fact.xid for fact in hand.of(CallTimedOut)}
+    assert [fact.transmission for fact in hand.of(CallTransmitted) if fact.xid == first] == [1, 2]
+    assert hand.of(CallTimedOut)[0].major is False
+    assert len(hand.of(CopyFinished)) == 1
+    assert hand.file() == pattern(8192)
+
+
+def test_only_the_call_that_had_a_major_timeout_says_so() -> None:
+    """Two calls expire in one moment: the one that waits longer has its major timeout, the other has not."""
+    hand = Hand(pattern(8192), buffers=2, rpc=RpcTimeouts(50 * MS, 1, 50 * MS, False, S))
+    hand.passes = lambda target, frame: target == "server" or not hand.of(WriteIssued)
+    hand.boot()
+    first, second = sorted(hand.guest.nfs.rpc.pending)
+    hand.fire()
+    hand.guest.nfs.rpc.pending[second].major_deadline += S
+    hand.guest.nfs.rpc.pending[second].deadline = hand.guest.nfs.rpc.pending[first].deadline
+
+    while not any(fact.major for fact in hand.of(CallTimedOut)):
+        hand.fire()
+
+    assert [fact.xid for fact in hand.of(CallTimedOut)] == [first, second] * 2
+    assert [fact.xid for fact in hand.of(CallTimedOut) if fact.major] == [first]
+
+
+def test_a_soft_mount_gives_up() -> None:
+    """The application is told that it failed, and issues nothing more, whatever replies come late."""
+    hand = Hand(pattern(40_960), buffers=2, rpc=RpcTimeouts.tcp(timeo=50 * MS, retrans=0, soft=True))
+    hand.passes = lambda target, frame: target == "server" or len(hand.of(WriteIssued)) < 2
+    hand.boot()
+
+    hand.fire()
+    hand.release()
+
+    assert [fact.reason for fact in hand.of(CopyFailed)] == ["a call timed out (soft mount)"]
+    assert len(hand.of(WriteIssued)) == 2
+    assert hand.of(CopyFinished) == []
+
+
+def test_a_lost_connection_is_a_failure_and_not_a_crash() -> None:
+    """The server resets; the calls that wait have nobody to go to, and their timers fire into the void."""
+    hand = Hand(pattern(40_960), buffers=2, rpc=RpcTimeouts.tcp(timeo=50 * MS))
+    hand.passes = lambda target, frame: target == "server" or len(hand.of(WriteIssued)) < 2
+    hand.boot()
+    sk = hand.guest.nfs.socket
+    assert sk is not None
+    reset = tcp_frame(seq=sk.rcv_nxt & 0xFFFFFFFF, ack=1, to_server=False, flags=RST)
+
+    hand.handle("backend", Received("network", Frames((reset,))))
+    hand.carry()
+    for _ in range(3):
+        if ("guest1", RPC_TIMER) in hand.timers:
+            hand.now = hand.timers.pop(("guest1", RPC_TIMER))
+            hand.handle("guest1", TimerFired(RPC_TIMER))
+
+    assert [fact.reason for fact in hand.of(CopyFailed)] == ["the connection to the server was lost"]
+    assert hand.guest.pending() == 0
+    assert len(hand.of(CallTransmitted)) == 3
