@@ -6,7 +6,7 @@ count. So every buffer is the same frames from beginning to end.
 
 from typing import Protocol
 
-from lateack.nodes.facts import BufferRefilled, CopyFailed, CopyFinished
+from lateack.nodes.facts import BufferRefilled, BufferRetired, CopyFailed, CopyFinished
 from lateack.nodes.memory.pages import PAGE_SHIFT, PAGE_SIZE, Memory, Page
 from lateack.nodes.node import Effect
 from lateack.nodes.stack.packets import digest_of
@@ -86,6 +86,7 @@ class Copier:
         self.unfinished -= 1
         held = buffer.digest
         if not self._take_next(buffer):
+            self.effects.append(BufferRetired(buffer.index))
             return False
         self.effects.append(BufferRefilled(buffer.index, buffer.frames, buffer.offset, held, buffer.digest))
         return True

@@ -74,6 +74,12 @@ class BufferRefilled(Fact, frozen=True, gc=False, tag=True):
     holds: int
 
 
+class BufferRetired(Fact, frozen=True, gc=False, tag=True):
+    """The application has nothing more to put into this buffer: it stays as it is until the end."""
+
+    buffer: int
+
+
 class CopyFinished(Fact, frozen=True, gc=False, tag=True):
     """The application has written its whole file and closed the connection."""
 
@@ -314,6 +320,7 @@ AnyFact = (
     | CompletionDeferred
     | WriteCompleted
     | BufferRefilled
+    | BufferRetired
     | CopyFinished
     | CopyFailed
     | SegmentTransmitted

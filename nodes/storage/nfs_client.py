@@ -36,7 +36,7 @@ PADDING = (b"", b"\0\0\0", b"\0\0", b"\0")
 
 
 class NfsMount(Record):
-    """What the client is told: who it is, the server's address and root, and how to talk (see mount.nfs).
+    """What the client is told: who it is, the server's address and root, and how to talk (the mount options of nfs(5)).
 
     `stable` is what a WRITE asks for (RFC 1813 3.3.7); without `unmount` the connection outlives the copy.
     """

@@ -373,3 +373,16 @@ def test_a_session_runs_many_scenarios() -> None:
         harms = [session.run(load("late-ack").replaced(guest=guest)).harms for guest in GUESTS]
 
     assert harms == [["stale-on-wire"], [], []]
+
+
+@pytest.mark.parametrize("guest", ["on-reply", "frag-destructor", "full-copy"])
+@pytest.mark.parametrize("story", ["late-ack", "rpc-retransmit"])
+def test_a_file_of_one_write_shows_nothing_and_hangs_nothing(story: str, guest: str, tmp_path: Path) -> None:
+    """Where no buffer is ever refilled there is nothing to judge, and the gate opens all the same."""
+    short = tmp_path / "short.txt"
+    short.write_text("short")
+
+    result = run(story, world="virtual", guest=guest, input=short)
+
+    assert result.verdict.status == "nothing-to-judge"
+    assert result.harms == []

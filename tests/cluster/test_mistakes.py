@@ -73,7 +73,7 @@ OVERRIDE_MISTAKES = {
     "faults.egress.gate=backend.rnig": (
         "faults.egress.gate must be backend.nic or backend.ring, not 'backend.rnig'; the nearest is 'backend.ring'."
     ),
-    "faults.egress.until.7.fact=Parked": "faults.egress.until is a list of 2: name a position from 0.",
+    "faults.egress.until.7.fact=Parked": "faults.egress.until is a list of 3: name a position from 0.",
     "server.drc": "write it as KEY=VALUE, such as server.drc=none.",
     "server.drc=[": "'[' is not YAML: put it in quotes.",
 }

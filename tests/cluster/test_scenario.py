@@ -73,7 +73,11 @@ def test_overrides_reach_into_faults_and_lists() -> None:
     scenario = load("late-ack", ["faults.egress.until.1.fact=WriteCompleted", "faults.acks.since.nth=2"])
 
     assert scenario.faults["egress"].until is not None
-    assert [each.fact for each in scenario.faults["egress"].until.any] == ["BufferRefilled", "WriteCompleted"]
+    assert [each.fact for each in scenario.faults["egress"].until.any] == [
+        "BufferRefilled",
+        "WriteCompleted",
+        "CompletionDeferred",
+    ]
     assert scenario.faults["acks"].since is not None
     assert scenario.faults["acks"].since.nth == 2
 

@@ -127,7 +127,8 @@ def test_memory_that_is_too_small_is_refused() -> None:
 def test_it_knows_which_machine_waits_for_which_fact() -> None:
     """The late-ack story: the network waits for what the backend parks, the backend for what the guest does."""
     assert awaited_facts(load("late-ack")) == {
-        "BufferRefilled": ("backend",), "CompletionDeferred": ("backend",), "Parked": ("network",),
+        "BufferRefilled": ("backend",), "BufferRetired": ("backend",), "CompletionDeferred": ("backend",),
+        "Parked": ("network",),
     }  # fmt: skip
     assert awaited_facts(load("calm")) == {}
 

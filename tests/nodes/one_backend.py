@@ -3,11 +3,7 @@
 from collections.abc import Sequence
 
 from lateack.nodes.backend import Backend, BackendConfig
-from lateack.nodes.facts import (
-    BufferRefilled,
-    Fact,
-    LeftOver,
-)
+from lateack.nodes.facts import BufferRefilled, Fact, LeftOver
 from lateack.nodes.messages import Frames, Noticed, Notify, Xenbus
 from lateack.nodes.node import Audit, Boot, Effect, Received, TimerFired
 from lateack.nodes.rules import FactMatch, Rule, Trigger

@@ -5,25 +5,11 @@ from typing import TypeVar
 
 from lateack.nodes.application import Source
 from lateack.nodes.backend import Backend, BackendConfig
-from lateack.nodes.facts import (
-    Fact,
-    LeftOver,
-)
+from lateack.nodes.facts import Fact, LeftOver
 from lateack.nodes.guest import Guest, GuestConfig
 from lateack.nodes.memory.pages import Memory
 from lateack.nodes.messages import Frames, Message
-from lateack.nodes.node import (
-    Audit,
-    Boot,
-    CancelTimer,
-    Effect,
-    Event,
-    Node,
-    Received,
-    Send,
-    SetTimer,
-    TimerFired,
-)
+from lateack.nodes.node import Audit, Boot, CancelTimer, Effect, Event, Node, Received, Send, SetTimer, TimerFired
 from lateack.nodes.server import Server, ServerConfig
 from lateack.nodes.stack.host import HostAddress
 from lateack.nodes.stack.tcp import TcpParameters

@@ -2,14 +2,7 @@
 
 import pytest
 
-from lateack.nodes.facts import (
-    Counted,
-    FrameDropped,
-    FrameSent,
-    Parked,
-    VifConnected,
-    VifDisabled,
-)
+from lateack.nodes.facts import Counted, FrameDropped, FrameSent, Parked, VifConnected, VifDisabled
 from lateack.nodes.gates import NIC_PLACE
 from lateack.nodes.memory.netif import NETTXF_csum_blank, NETTXF_extra_info, NETTXF_more_data
 from lateack.nodes.memory.ring import REQ_PROD

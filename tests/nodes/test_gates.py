@@ -2,12 +2,7 @@
 
 import pytest
 
-from lateack.nodes.facts import (
-    CopyFinished,
-    GateClosed,
-    GateOpened,
-    Parked,
-)
+from lateack.nodes.facts import CopyFinished, GateClosed, GateOpened, Parked
 from lateack.nodes.gates import NIC_PLACE, RING_PLACE
 from lateack.nodes.rules import FactMatch, FrameMatch, Rule, Trigger
 from lateack.nodes.strategies.backend import BackendStrategy, DevZerocopy, GrantCopy

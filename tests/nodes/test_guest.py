@@ -17,12 +17,7 @@ from lateack.nodes.guest import Guest
 from lateack.nodes.memory.pages import Memory
 from lateack.nodes.memory.ring import RSP_PROD
 from lateack.nodes.messages import Frames, Notify, Xenbus
-from lateack.nodes.node import (
-    Boot,
-    Received,
-    S,
-    SetTimer,
-)
+from lateack.nodes.node import Boot, Received, S, SetTimer
 from lateack.nodes.split.xenbus import CONNECTED, INIT_WAIT, backend_features
 from lateack.nodes.stack.skb import SkBuff
 from lateack.nodes.strategies.guest import FragDestructors, FullCopy, GuestStrategy, OnReply, Write

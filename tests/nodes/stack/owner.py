@@ -4,13 +4,7 @@ from __future__ import annotations
 
 from lateack.nodes.memory.pages import HeadSlab, Memory, Page, PagePool
 from lateack.nodes.stack.lifetime import Frag
-from lateack.nodes.stack.skb import (
-    SkBuff,
-    add_frag,
-    alloc_skb,
-    read_frags,
-    skb_linear,
-)
+from lateack.nodes.stack.skb import SkBuff, add_frag, alloc_skb, read_frags, skb_linear
 
 
 class Owner:

@@ -23,14 +23,7 @@ from lateack.nodes.stack.skb import (
     skb_orphan,
     skb_put,
 )
-from lateack.nodes.stack.skb_copy import (
-    pskb_copy,
-    pskb_expand_head,
-    skb_clone,
-    skb_copy,
-    skb_orphan_frags,
-    skb_unclone,
-)
+from lateack.nodes.stack.skb_copy import pskb_copy, pskb_expand_head, skb_clone, skb_copy, skb_orphan_frags, skb_unclone
 from lateack.nodes.stack.skb_cut import pskb_pull_tail, pskb_trim, skb_pull_front, skb_split
 from tests.nodes.stack.owner import Owner, content, counts
 

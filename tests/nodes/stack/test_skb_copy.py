@@ -5,13 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lateack.nodes.stack.lifetime import UbufInfo
-from lateack.nodes.stack.skb import (
-    kfree_skb,
-    skb_header_cloned,
-    skb_header_release,
-    skb_push,
-    skb_put,
-)
+from lateack.nodes.stack.skb import kfree_skb, skb_header_cloned, skb_header_release, skb_push, skb_put
 from lateack.nodes.stack.skb_copy import (
     pskb_copy,
     pskb_expand_head,

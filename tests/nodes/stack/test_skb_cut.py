@@ -5,17 +5,8 @@ from __future__ import annotations
 import pytest
 
 from lateack.nodes.stack.lifetime import Frag, FragDestructor, UbufInfo
-from lateack.nodes.stack.skb import (
-    add_frag,
-    alloc_skb,
-    kfree_skb,
-    skb_header_release,
-    skb_put,
-)
-from lateack.nodes.stack.skb_copy import (
-    skb_clone,
-    skb_unclone,
-)
+from lateack.nodes.stack.skb import add_frag, alloc_skb, kfree_skb, skb_header_release, skb_put
+from lateack.nodes.stack.skb_copy import skb_clone, skb_unclone
 from lateack.nodes.stack.skb_cut import pskb_pull_tail, pskb_trim, skb_pull_front, skb_split
 from tests.nodes.stack.owner import Owner, content, counts
 

@@ -14,13 +14,9 @@ from lateack.nodes.facts import (
 )
 from lateack.nodes.guest import RPC_TIMER
 from lateack.nodes.messages import Frames
-from lateack.nodes.node import (
-    MS,
-    Received,
-    S,
-    TimerFired,
-)
-from lateack.nodes.stack.packets import RST
+from lateack.nodes.node import MS, Received, S, TimerFired
+from lateack.nodes.stack.packets import ACK, FIN, RST
+from lateack.nodes.stack.tcp import LAST_ACK
 from lateack.nodes.storage import nfs
 from lateack.nodes.storage.rpc_client import RpcTimeouts
 from tests.nodes.hand import tcp_frame
@@ -126,3 +122,20 @@ def test_a_lost_connection_is_a_failure_and_not_a_crash() -> None:
     assert [fact.reason for fact in hand.of(CopyFailed)] == ["the connection to the server was lost"]
     assert hand.guest.pending() == 0
     assert len(hand.of(CallTransmitted)) == 3
+
+
+def test_a_server_that_closes_first_has_ended_the_copy() -> None:
+    """Its FIN leaves the application without the rest of its file, and the guest closes its own side, too."""
+    hand = Hand(pattern(40_960), buffers=2)
+    hand.passes = lambda target, frame: target == "server" or len(hand.of(WriteIssued)) < 2
+    hand.boot()
+    sk = hand.guest.nfs.socket
+    assert sk is not None
+    end = tcp_frame(seq=sk.rcv_nxt & 0xFFFFFFFF, ack=sk.snd_una & 0xFFFFFFFF, to_server=False, flags=FIN | ACK)
+
+    hand.handle("backend", Received("network", Frames((end,))))
+    hand.carry()
+
+    assert [fact.reason for fact in hand.of(CopyFailed)] == ["the server closed the connection"]
+    assert sk.state == LAST_ACK
+    assert hand.of(CopyFinished) == []
