@@ -21,6 +21,10 @@ def print_bench(out: Console, bench: Bench) -> None:
     out.print(Text("\nwhere the time goes", style="bold"))
     for name, places in bench.busiest.items():
         out.print(f"  {name:<16} {_places(places)}", soft_wrap=True)
+    if bench.machine["machines"] == "interpreted":
+        out.print(
+            Text("\nThe machines ran interpreted; `make bench` compiles them first and measures that.", style="dim")
+        )
 
 
 def _print_machine(out: Console, bench: Bench) -> None:
