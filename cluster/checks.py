@@ -116,6 +116,9 @@ def _expectations(scenario: Scenario) -> Iterator[Problem]:
                 typing.Annotated[annotation, *metadata] if metadata else annotation
             )
             for value in values if isinstance(values, list) else [values]:
+                side = next((each for each in plugins.SIDES if steps == ("strategies", each)), None)
+                if side is not None and ":" not in str(value) and value not in plugins.names(side):
+                    yield path, _unknown("strategy", str(value), plugins.names(side))
                 try:
                     adapter.validate_python(value)
                 except ValidationError:

@@ -3,6 +3,7 @@
 runs/<story>-<guest>-<backend>-<seed>/   scenario.yaml  trace.msgpack  trace.txt  verdict.json  server/  input/
 """
 
+import traceback
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -115,11 +116,40 @@ class Session:
         refuse_what_does_not_fit(scenario)
         run_dir = new_run_folder(out, scenario) if out is not None else None
         server_dir = _prepare(run_dir, scenario) if run_dir is not None else None
-        trace = self._session.run(scenario, server_dir=server_dir, progress=progress)
+        trace = self._carry(scenario, server_dir, progress)
         verdict = _judge(scenario, trace, self.world, run_dir)
         if run_dir is not None:
             _write_results(run_dir, trace, verdict)
         return Result(scenario, trace, verdict, run_dir)
+
+    def _carry(self, scenario: Scenario, server_dir: Path | None, progress: Progress | None) -> Trace:
+        """Run a scenario; what a user's own strategy does wrong is told as that, and is no crash of ours."""
+        assert self._session is not None
+        own = [name for name in (scenario.strategies.guest, scenario.strategies.backend) if ":" in name]
+        try:
+            return self._session.run(scenario, server_dir=server_dir, progress=progress)
+        except LateackError:
+            raise
+        except (Exception, SystemExit) as error:
+            if not own:
+                raise
+            raise StrategyFailed(
+                f"a run with {' and '.join(own)} broke off: {_last_words(error)}; see that each hook does what "
+                "GuestStrategy or BackendStrategy says, and completes a write once"
+            ) from error
+
+
+class StrategyFailed(LateackError):
+    """A strategy that is not one of ours has raised an exception, or has made a machine's assertion fail."""
+
+
+def _last_words(error: BaseException) -> str:
+    """Say in one line what an exception was and, where it is known, which line of code it came from."""
+    said = str(error).strip().splitlines()
+    words = said[-1] if said else type(error).__name__
+    frames = traceback.extract_tb(error.__traceback__)
+    named = words if words.startswith(type(error).__name__) or len(said) > 1 else f"{type(error).__name__}: {words}"
+    return f"{named} ({Path(frames[-1].filename).name} line {frames[-1].lineno})" if frames else named
 
 
 def run_experiment(

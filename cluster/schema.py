@@ -39,7 +39,9 @@ class Guests(Section):
     memory_pages: Annotated[StrictInt, Field(ge=16, le=2**24)] = Field(
         default=1024, description="4 KiB frames per guest"
     )
-    rx_buffers: Annotated[StrictInt, Field(ge=4, le=256)] = Field(default=64, description="receive buffers on the ring")
+    rx_buffers: Annotated[StrictInt, Field(ge=4, le=240)] = Field(
+        default=64, description="receive buffers on the ring; with a full transmit ring they fit one frame of grants"
+    )
 
 
 class Host(Section):
@@ -70,7 +72,7 @@ class Server(Section):
     rto_min_ms: Milliseconds | None = Field(
         default=None, description="the server's own shortest retransmission timeout; the guests' unless it is given"
     )
-    handle_bytes: Annotated[StrictInt, Field(ge=16, le=64, multiple_of=4)] = Field(
+    handle_bytes: Annotated[StrictInt, Field(ge=28, le=64, multiple_of=4)] = Field(
         default=36, description="length of a file handle; moves the payload within the 256 bytes that the cache sums"
     )
 
@@ -101,7 +103,7 @@ class Workload(Section):
     input: StrictStr | None = Field(
         default=None, description="the file to copy; without one it is generated from the seed"
     )
-    bytes: Annotated[StrictInt, Field(ge=1, le=2**32)] = Field(default=65536, description="length of a generated input")
+    bytes: Annotated[StrictInt, Field(ge=1, le=2**30)] = Field(default=65536, description="length of a generated input")
     common_prefix: Annotated[StrictInt, Field(ge=0, le=2**20)] = Field(
         default=0, description="every generated write begins with the same that many bytes"
     )

@@ -51,6 +51,10 @@ SERVER_PAGES_PER_GUEST = 4
 """Frames of the server: its replies lie in cells of an eighth of a frame until they are acknowledged, some twice."""
 
 
+PIECE = 1 << 20
+"""Bytes that are drawn at a time for a generated file; the dice cannot throw more than 2^28 at once."""
+
+
 class BytesSource:
     """An input that lies in memory."""
 
@@ -93,7 +97,7 @@ class FileSource:
 def generated_input(seed: int, guest: int, size: int, write_size: int, common_prefix: int) -> bytes:
     """Return a guest's generated file: bytes from the seed, each write beginning with the same *common_prefix* ones."""
     dice = random.Random(seed * 1009 + guest)
-    data = bytearray(dice.randbytes(size))
+    data = bytearray().join(dice.randbytes(min(PIECE, size - start)) for start in range(0, size, PIECE))
     if common_prefix:
         prefix = dice.randbytes(common_prefix)
         for start in range(0, size, write_size):

@@ -79,8 +79,11 @@ class Verdict(msgspec.Struct, frozen=True):
 
     @property
     def status(self) -> str:
-        """`as-expected`, `not-as-expected` or `nothing-to-judge`; a story that does not say expects no harm."""
-        if self.missing:
+        """`as-expected`, `not-as-expected` or `nothing-to-judge`; a story that does not say expects no harm.
+
+        A run that did not reach what it was about says nothing by being harmless; a harm that it shows counts.
+        """
+        if self.missing and not self.harms:
             return NOTHING_TO_JUDGE
         return AS_EXPECTED if self.harms == sorted(set(self.expected or ())) else NOT_AS_EXPECTED
 

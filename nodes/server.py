@@ -5,7 +5,7 @@ frames -> NIC -> TCP or UDP -> RPC records -> NFS procedures -> the store       
 
 from collections.abc import Sequence
 
-from lateack.nodes.facts import ConnectionReset, Counted, DuplicateCall, FileAtRest, LeftOver, WriteExecuted
+from lateack.nodes.facts import Counted, DuplicateCall, FileAtRest, LeftOver, WriteExecuted
 from lateack.nodes.memory.pages import HeadSlab, Memory, PagePool
 from lateack.nodes.messages import Frames
 from lateack.nodes.node import Boot, Effect, Event, Received, Send, Time, TimerFired
@@ -17,14 +17,13 @@ from lateack.nodes.stack.skb import pages_holding
 from lateack.nodes.stack.tcp import CLOSE_WAIT, MAY_SEND, TcpParameters, TcpSocket
 from lateack.nodes.stack.tcp_output import tcp_sendmsg
 from lateack.nodes.stack.udp import UdpSocket, udp_sendmsg
-from lateack.nodes.storage import server_events
+from lateack.nodes.storage import nfs, server_events
 from lateack.nodes.storage.drc import DuplicateRequestCache, Mode
 from lateack.nodes.storage.nfs import TRANSFER_BYTES_MAX, NfsError
 from lateack.nodes.storage.nfs_server import NfsServer
 from lateack.nodes.storage.rpc import RecordReader, RecordTooLong, record_mark
 from lateack.nodes.storage.store import Store
 
-NFS_PORT = 2049
 SERVER_DOMID = 0x7FF0
 """The server is no guest; its memory only needs a name that no guest has (DOMID_FIRST_RESERVED)."""
 
@@ -84,8 +83,8 @@ class Server:
         elif isinstance(event, TimerFired):
             self.stack.timer_fired(event.name, now)
         elif isinstance(event, Boot):
-            self.stack.listen(NFS_PORT)
-            self.udp = self.stack.bind_udp(NFS_PORT)
+            self.stack.listen(nfs.PORT)
+            self.udp = self.stack.bind_udp(nfs.PORT)
         else:
             self._audit()
         if self.stack.touched:
@@ -194,6 +193,3 @@ class Server:
         chunk = self.config.audit_chunk
         digests = [digest_of(self.store.read(handle, at, chunk)) for at in range(0, size, chunk)]
         return FileAtRest(name, size, chunk, tuple(digests))
-
-
-__all__ = ["NFS_PORT", "ConnectionReset", "Server", "ServerConfig"]

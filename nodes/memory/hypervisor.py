@@ -276,6 +276,8 @@ class Hypervisor:
 
     def copy_from_grant(self, caller: int, domid: int, ref: int, offset: int, length: int) -> tuple[int, bytes]:
         """Copy bytes out of a frame that `domid` lends: (status, bytes) (`GNTTABOP_copy`, source_gref)."""
+        if not length:
+            return GNTST_okay, b""  # Xen looks at nothing then
         domain = self.domains.get(domid)
         if domain is None:
             return GNTST_bad_domain, b""
@@ -299,6 +301,8 @@ class Hypervisor:
 
     def copy_to_grant(self, caller: int, domid: int, ref: int, offset: int, data: bytes | memoryview) -> int:
         """Copy bytes into a frame that `domid` lends writable; return the status (`GNTTABOP_copy`, dest_gref)."""
+        if not data:
+            return GNTST_okay
         domain = self.domains.get(domid)
         if domain is None:
             return GNTST_bad_domain

@@ -176,7 +176,7 @@ class Vif:
         tx = self.tx
         if tx is None:
             return []
-        index = max(self.peeked, tx.req_cons)
+        index = self.peeked if (self.peeked - tx.req_cons) & INDEX_MASK <= tx.size else tx.req_cons
         end = (tx.req_cons + tx.unconsumed_requests()) & INDEX_MASK
         if (end - index) & INDEX_MASK > tx.size:
             return []  # the guest took its producer index back

@@ -14,7 +14,7 @@ from struct import Struct
 from lateack.nodes.facts import AccessFault, Fact, FrameDropped, FrameSent, Parked
 from lateack.nodes.memory.pages import PagePool
 from lateack.nodes.node import Effect
-from lateack.nodes.stack.lifetime import DOMID_INVALID, Frag, frag_view
+from lateack.nodes.stack.lifetime import DOMID_INVALID, Frag, frag_view, unmapped
 from lateack.nodes.stack.packets import (
     ETH_IP,
     FIN,
@@ -29,6 +29,7 @@ from lateack.nodes.stack.packets import (
     digest_of,
     flow_name,
     fragment_flow_name,
+    ones_sum,
     payload_sums,
     remembered_sum,
 )
@@ -151,10 +152,10 @@ class Nic:
     def _send(self, skb: SkBuff, headers: bytes, payload: bytes, mss: int) -> tuple[int, ...]:
         """Put a payload on the wire in pieces of *mss* with all their sums; return the digest of each."""
         if len(payload) > mss:
-            return self._cut(headers, payload, mss)
+            return self._cut(headers, payload, mss, skb.summed)
         digest = digest_of(payload)
         if skb.needs_checksum:
-            total = payload_sums.get(digest) or remembered_sum(payload, digest)
+            total = skb.summed[0] if skb.summed else payload_sums.get(digest) or remembered_sum(payload, digest)
             self.frames.append(_whole_frame(headers, payload, total))
         else:
             self.frames.append(headers + payload)
@@ -180,7 +181,7 @@ class Nic:
         highest = self.highest.get(flow)
         return highest is not None and length > 0 and (seq - highest) & M32 >= HALF
 
-    def _cut(self, linear: bytes, payload: bytes, mss: int) -> tuple[int, ...]:
+    def _cut(self, linear: bytes, payload: bytes, mss: int, summed: tuple[int, ...]) -> tuple[int, ...]:
         """TCP segmentation offload: cut the payload at *mss* and give each piece headers and sums of its own."""
         target_mac, own_mac, kind, version, tos, _, ident, fragment, ttl, protocol, _, source, target = (
             ETH_IP.unpack_from(linear)
@@ -207,7 +208,8 @@ class Nic:
             digest = digest_of(piece)
             digests.append(digest)
             total = 40 + size
-            sums = fixed + size + (seq >> 16) + (seq & 0xFFFF) + offset_flags + remembered_sum(piece, digest)
+            sums = fixed + size + (seq >> 16) + (seq & 0xFFFF) + offset_flags
+            sums += summed[start // mss] if summed else remembered_sum(piece, digest)
             frames.append(
                 TCP_FRAME.pack(
                     target_mac, own_mac, kind, version, tos, total, ident, fragment, ttl, protocol,
@@ -221,10 +223,23 @@ class Nic:
         return tuple(digests)
 
     def _sum_in_software(self, skb: SkBuff) -> None:
-        """Freeze the bytes before they are summed: the pages' owner can change them no more (skb_checksum_help)."""
-        if skb.shinfo.frags and skb.shinfo.shared_frag:
-            self.copied_bytes += sum(frag.size for frag in skb.shinfo.frags)
+        """Sum the payload as it is now (skb_checksum_help), piece by piece where it will be cut.
+
+        Pages that somebody may rewrite are copied first. A packet that does not say so (`shared_frag`) is summed where
+        it lies: if its bytes change before DMA, the sum on the wire is wrong and the receiver drops the frame.
+        """
+        shinfo = skb.shinfo
+        for frag in shinfo.frags:
+            if unmapped(frag.page):
+                self.effects.append(AccessFault(self.place, frag.page.memory.domid, frag.page.frame))
+        if shinfo.frags and shinfo.shared_frag:
+            self.copied_bytes += sum(frag.size for frag in shinfo.frags)
             skb_copy_ubufs(skb, self.pool)
+        linear = skb_linear(skb)
+        headers = 34 + (linear[46] >> 4) * 4 if linear[23] == IPPROTO_TCP else datagram_key(linear)[2]
+        payload = b"".join([linear[headers:], *[frag_view(frag) for frag in skb.shinfo.frags]])
+        mss = skb.shinfo.gso_size or max(1, len(payload))
+        skb.summed = tuple(ones_sum(payload[start : start + mss]) for start in range(0, len(payload), mss))
 
 
 class NicWatcher:

@@ -48,7 +48,7 @@ class SkBuff:
 
     __slots__ = (
         "cloned", "data", "destructor", "digests", "end_seq", "flags", "lost", "needs_checksum", "no_clone", "nohdr",
-        "sent_at", "seq", "shinfo", "socket", "tail", "transmissions", "users", "witness",
+        "sent_at", "seq", "shinfo", "socket", "summed", "tail", "transmissions", "users", "witness",
     )  # fmt: skip
     # The transport's own part (`skb->cb`), set by whoever queues the packet.
     seq: int
@@ -69,6 +69,7 @@ class SkBuff:
         self.nohdr = False
         self.no_clone = False
         self.needs_checksum = True
+        self.summed: tuple[int, ...] = ()  # sums of the payload's pieces, where they were made in software
         self.destructor: Callable[[SkBuff], None] | None = None
         self.socket: object | None = None
 

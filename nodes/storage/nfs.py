@@ -9,6 +9,7 @@ from typing import Final
 from lateack.nodes.records import LightRecord
 from lateack.nodes.storage.xdr import Packer, Unpacker, XdrError
 
+PORT: Final = 2049
 PROGRAM: Final = 100003
 VERSION: Final = 3
 

@@ -31,7 +31,6 @@ from lateack.nodes.storage.rpc_client import FAILED, RpcClient, RpcRequest, RpcT
 from lateack.nodes.storage.xdr import XdrError
 from lateack.nodes.strategies.guest import GuestStrategy
 
-NFS_PORT = 2049
 PADDING = (b"", b"\0\0\0", b"\0\0", b"\0")
 
 
@@ -109,7 +108,7 @@ class NfsClient:
             self.udp = self.stack.bind_udp()
             self._open_file(now)
         else:
-            self.socket = self.stack.connect(self.mount.server, NFS_PORT, now)
+            self.socket = self.stack.connect(self.mount.server, nfs.PORT, now)
 
     def unmount(self, now: Time) -> None:
         """Every byte is written: close the connection, and finish the copy when it is closed."""
@@ -167,8 +166,10 @@ class NfsClient:
             self.effects.append(CallTimedOut(request.xid, wants == FAILED or not request.retries))
             if wants == FAILED:
                 self.copier.fail("a call timed out (soft mount)")
-            else:
+            elif self.socket is None or not self.socket.write_queue:
                 self._transmit(request, now)
+            # Else the transport still has unsent bytes, and a call waits for room before it is queued once more
+            # (xprt_wait_for_buffer_space); the next timeout asks again.
 
     def _open_file(self, now: Time) -> None:
         """Make the guest's folder, if it has one, and create the file."""
@@ -207,7 +208,7 @@ class NfsClient:
         if self.socket is None:
             assert self.udp is not None
             witness = head + data + tail
-            udp_sendmsg(self.udp, (self.mount.server, NFS_PORT), head, frags, tail, witness, now)
+            udp_sendmsg(self.udp, (self.mount.server, nfs.PORT), head, frags, tail, witness, now)
             return
         head = record_mark(len(head) + len(data) + len(tail)) + head
         skbs = tcp_sendmsg(self.socket, head, frags, tail, b"".join((head, data, tail)))

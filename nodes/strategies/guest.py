@@ -44,7 +44,7 @@ class GuestKernel(Protocol):
 class GuestStrategy:
     """The door: override the hooks that matter. An instance belongs to one guest and lives as long as it does.
 
-    `take` must be given for every strategy; the defaults complete on the reply and ignore the stack.
+    The defaults lend the pages by reference, complete on the reply and ignore the stack: left alone, they are the bug.
     """
 
     name = "unnamed"

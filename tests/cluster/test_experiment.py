@@ -1,12 +1,13 @@
 """Whole experiments in virtual time: the tables of expected harms, bad weather, and the folder that a run leaves."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
 import lateack
-from lateack.cluster.experiment import Session, run, run_experiment
+from lateack.cluster.experiment import Session, StrategyFailed, run, run_experiment
 from lateack.cluster.scenario import from_raw, load, load_file
 from lateack.cluster.trace import read_msgpack
 from lateack.nodes.errors import LateackError
@@ -386,3 +387,37 @@ def test_a_file_of_one_write_shows_nothing_and_hangs_nothing(story: str, guest: 
 
     assert result.verdict.status == "nothing-to-judge"
     assert result.harms == []
+
+
+MISBEHAVING = {
+    "twice": "def replied(self, write):\n        self.kernel.complete(write)\n        self.kernel.complete(write)",
+    "raises": "def take(self, write):\n        raise RuntimeError('no idea')",
+    "exits": "def replied(self, write):\n        raise SystemExit(7)",
+    "nothing": "def take(self, write):\n        return None",
+}
+
+
+@pytest.mark.parametrize("body", MISBEHAVING.values(), ids=MISBEHAVING)
+def test_a_strategy_that_breaks_is_told_as_such(body: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a user's own strategy does wrong ends in one sentence that names it, never in a crash of ours."""
+    (tmp_path / "mine.py").write_text(
+        f"from lateack import GuestStrategy\nclass Broken(GuestStrategy):\n    name = summary = 'b'\n    {body}\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    sys.modules.pop("mine", None)
+
+    with pytest.raises(StrategyFailed, match="mine:Broken"):
+        run("late-ack", world="virtual", guest="mine:Broken")
+
+
+def test_a_strategy_that_never_completes_stalls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That is a harm and counts as one, although the story was not reached."""
+    (tmp_path / "lazy.py").write_text(
+        "from lateack import GuestStrategy\nclass Lazy(GuestStrategy):\n    def replied(self, write):\n        pass\n"
+    )
+    monkeypatch.chdir(tmp_path)
+
+    result = run("late-ack", world="virtual", guest="lazy:Lazy")
+
+    assert "stall" in result.harms
+    assert result.verdict.exit_code == 1

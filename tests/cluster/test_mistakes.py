@@ -24,7 +24,7 @@ FILE_MISTAKES = {
         "mine.yaml line 1: workload.transport must be tcp or udp, not 'tpc'; the nearest is 'tcp'."
     ),
     "server: {handle_bytes: 37}\n": (
-        "mine.yaml line 1: server.handle_bytes must be a whole number that is a multiple of 4, from 16 to 64, not 37."
+        "mine.yaml line 1: server.handle_bytes must be a whole number that is a multiple of 4, from 28 to 64, not 37."
     ),
     "faults:\n  late:\n    hold: {form: server}\n": (
         "mine.yaml line 3: unknown key 'faults.late.hold.form'; the nearest is 'faults.late.hold.from'."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -10,7 +11,7 @@ from lateack.nodes.memory.pages import POISON, Page
 from lateack.nodes.node import Effect
 from lateack.nodes.stack.lifetime import Frag, UbufInfo, unmap_page
 from lateack.nodes.stack.nic import Nic, NicWatcher
-from lateack.nodes.stack.packets import ACK, FIN, PSH, Segment, digest_of, parse
+from lateack.nodes.stack.packets import ACK, FIN, PSH, Malformed, Segment, digest_of, parse
 from lateack.nodes.stack.skb import SkBuff, alloc_skb, pages_holding, skb_put
 from lateack.nodes.stack.skb_copy import skb_clone
 from tests.nodes.stack.fakes import GUEST, SERVER, Host, pattern, slow_checksum, slow_tcp, slow_udp
@@ -281,3 +282,33 @@ def test_datagrams_never_leave_twice() -> None:
         bed.nic.xmit(skb, 0)
 
     assert [fact.again for fact in bed.of(FrameSent) + bed.of(Parked)] == [False] * 3
+
+
+@pytest.mark.parametrize("gso_size", [0, 4])
+def test_a_page_that_changes_after_it_was_summed_spoils_the_sum(gso_size: int) -> None:
+    """Where nobody says that pages are shared, software sums them as they lie, and the wire shows a wrong checksum."""
+    bed = Bed(software_checksum=True)
+    page = bed.page(b"before")
+    page.refs += 1
+    bed.nic.closed = True
+    bed.nic.xmit(bed.tcp([Frag(page, 0, 6)], 6, gso_size=gso_size), 0)
+
+    page.memory.write(page.frame, 0, b"after!")
+    bed.nic.open()
+
+    frames = bed.nic.take_frames()
+    assert len(frames) == (2 if gso_size else 1)
+    for frame in frames:
+        with pytest.raises(Malformed, match="checksum"):
+            parse(frame)
+
+
+def test_summing_an_unmapped_page_is_a_fault() -> None:
+    """The sum touches the page, whether it copies it first or not."""
+    bed = Bed(software_checksum=True)
+    page = Page(bed.host.slab.memory, 0, refs=2)
+    unmap_page(page)
+
+    bed.nic.xmit(bed.tcp([Frag(page, 0, 6)], 6), 0)
+
+    assert any(isinstance(fact, AccessFault) for fact in bed.facts)
