@@ -52,7 +52,10 @@ SERVER_PAGES_PER_GUEST = 4
 
 
 PIECE = 1 << 20
-"""Bytes that are drawn at a time for a generated file; the dice cannot throw more than 2^28 at once."""
+"""Bytes of the noise that generated files are cut from, and of a longer file's pieces."""
+
+STRIDE = 524_287
+"""How far apart in the noise the pieces of a long file begin; a prime, so that no two begin alike for long."""
 
 
 class BytesSource:
@@ -93,13 +96,26 @@ class FileSource:
             os.close(self.descriptor)
 
 
+@lru_cache(maxsize=1)
+def _noise() -> bytes:
+    """Return random bytes, `PIECE` of them twice over, so that as many can be cut out from any place of the first half."""
+    return random.Random(2011).randbytes(PIECE) * 2
+
+
 @lru_cache(maxsize=64)
 def generated_input(seed: int, guest: int, size: int, write_size: int, common_prefix: int) -> bytes:
-    """Return a guest's generated file: bytes from the seed, each write beginning with the same *common_prefix* ones."""
-    dice = random.Random(seed * 1009 + guest)
-    data = bytearray().join(dice.randbytes(min(PIECE, size - start)) for start in range(0, size, PIECE))
+    """Return a guest's generated file; each of its writes begins with the same *common_prefix* bytes.
+
+    It is noise from a place that seed and guest choose: to draw fresh bytes takes longer than to judge a story.
+    """
+    noise = _noise()
+    place = (seed * 1009 + guest) * 8191 % PIECE
+    data = bytearray()
+    for number in range(-(-size // PIECE)):
+        start = (place + number * STRIDE) % PIECE
+        data += noise[start : start + min(PIECE, size - len(data))]
     if common_prefix:
-        prefix = dice.randbytes(common_prefix)
+        prefix = noise[PIECE - place : 2 * PIECE - place][:common_prefix]
         for start in range(0, size, write_size):
             end = min(start + common_prefix, start + write_size, size)
             data[start:end] = prefix[: end - start]
