@@ -98,7 +98,7 @@ class FileSource:
 
 @lru_cache(maxsize=1)
 def _noise() -> bytes:
-    """Return random bytes, `PIECE` of them twice over, so that as many can be cut out from any place of the first half."""
+    """Return `PIECE` random bytes twice over, so that as many can be cut out from anywhere in the first half."""
     return random.Random(2011).randbytes(PIECE) * 2
 
 
