@@ -12,7 +12,7 @@ from lateack.nodes.gates import NIC_PLACE, RING_PLACE, Gates
 from lateack.nodes.memory.hypervisor import Hypervisor
 from lateack.nodes.memory.pages import HeadSlab, Memory, PagePool
 from lateack.nodes.messages import Frames, Message, Noticed, Notify, Xenbus
-from lateack.nodes.node import Audit, Boot, Effect, Event, Received, Send, Time, TimerFired
+from lateack.nodes.node import Audit, Boot, Effect, Event, Received, Send, Time, TimerFired, send_frames
 from lateack.nodes.records import Record
 from lateack.nodes.rules import Rule
 from lateack.nodes.split.netback import FatalRequest, Vif, admit_packet
@@ -28,8 +28,6 @@ BRIDGE_PLACE = "backend.bridge"
 HEAD_BYTES = 54
 """Ethernet, IPv4 and TCP headers without options."""
 ETH_IPV4 = b"\x08\x00\x45"
-BURST_MAX = 64
-"""Frames that leave in one message; a longer burst is cut so that no message grows without bound."""
 
 
 class BackendConfig(Record):
@@ -92,7 +90,7 @@ class Backend:
         else:
             self._settle(now)
         if self.nic.frames:
-            self._send(self.nic.take_frames())
+            self.effects += send_frames(self.config.network, self.nic.take_frames())
         effects = self.effects
         done = effects.copy()
         effects.clear()
@@ -200,14 +198,6 @@ class Backend:
         while self.gates.waits_for_itself and seen < len(self.effects):
             seen = self._own_facts(seen, now)
             self._settle(now)
-
-    def _send(self, frames: list[bytes]) -> None:
-        if len(frames) <= BURST_MAX:
-            self.effects.append(Send(self.config.network, Frames(tuple(frames))))
-            return
-        for start in range(0, len(frames), BURST_MAX):
-            burst = Frames(tuple(frames[start : start + BURST_MAX]))
-            self.effects.append(Send(self.config.network, burst))
 
     def _settle(self, now: Time) -> None:
         """Answer every guest what is released, take what then finds room, and deliver what has arrived."""

@@ -11,12 +11,11 @@ from collections.abc import Sequence
 
 from lateack.nodes.facts import Fact, FrameHeld, FrameLost, FramesReleased
 from lateack.nodes.messages import Frames, Message, Noticed
-from lateack.nodes.node import Effect, Event, Received, Send, SetTimer, Time, TimerFired
+from lateack.nodes.node import BURST_MAX, Effect, Event, Received, Send, SetTimer, Time, TimerFired
 from lateack.nodes.records import Record
 from lateack.nodes.rules import ACTIVE, OVER, Rule, RuleState
 from lateack.nodes.stack.dissect import Dissection, dissect
 
-BURST_MAX = 64
 LINK_FRAMES_MAX = 100_000
 """Frames that may be under way on one link; beyond it the newest is lost, as on any bounded queue."""
 

@@ -10,7 +10,7 @@ from typing import Protocol
 import msgspec
 
 from lateack.nodes.facts import Fact
-from lateack.nodes.messages import Message
+from lateack.nodes.messages import Frames, Message
 
 Time = int
 
@@ -48,6 +48,18 @@ class Send(msgspec.Struct, frozen=True, gc=False):
 
     target: str
     message: Message
+
+
+BURST_MAX = 64
+"""Frames that go in one message: a longer burst is cut, so that no message grows without bound."""
+
+
+def send_frames(target: str, frames: Sequence[bytes]) -> list[Send]:
+    """Return the orders that carry frames to a machine, in bursts of at most `BURST_MAX`."""
+    if len(frames) <= BURST_MAX:
+        return [Send(target, Frames(tuple(frames)))]
+    starts = range(0, len(frames), BURST_MAX)
+    return [Send(target, Frames(tuple(frames[start : start + BURST_MAX]))) for start in starts]
 
 
 class SetTimer(msgspec.Struct, frozen=True, gc=False):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from lateack.nodes.facts import Counted, DuplicateCall, FileAtRest, LeftOver, WriteExecuted
 from lateack.nodes.memory.pages import HeadSlab, Memory, PagePool
 from lateack.nodes.messages import Frames
-from lateack.nodes.node import Boot, Effect, Event, Received, Send, Time, TimerFired
+from lateack.nodes.node import Boot, Effect, Event, Received, Time, TimerFired, send_frames
 from lateack.nodes.records import Record
 from lateack.nodes.stack.host import HostAddress, IpStack
 from lateack.nodes.stack.nic import Nic
@@ -27,7 +27,6 @@ from lateack.nodes.storage.store import Store
 SERVER_DOMID = 0x7FF0
 """The server is no guest; its memory only needs a name that no guest has (DOMID_FIRST_RESERVED)."""
 
-BURST_MAX = 64
 REPLY_HEAD_BYTES = 256
 """How much of a datagram's reply lies in the packet's linear area; the rest is put into pages."""
 
@@ -92,10 +91,7 @@ class Server:
         frames = self.nic.take_frames()
         effects = self.effects
         if frames:
-            if len(frames) <= BURST_MAX:
-                effects.append(Send(self.config.network, Frames(tuple(frames))))
-            else:
-                self._send_bursts(frames)
+            effects += send_frames(self.config.network, frames)
         if not effects:
             return []
         done = effects.copy()
@@ -111,10 +107,6 @@ class Server:
     def pending(self) -> int:
         """Replies that the clients have not acknowledged yet."""
         return self.stack.pending()
-
-    def _send_bursts(self, frames: Sequence[bytes]) -> None:
-        for start in range(0, len(frames), BURST_MAX):
-            self.effects.append(Send(self.config.network, Frames(tuple(frames[start : start + BURST_MAX]))))
 
     def _receive(self, frames: Sequence[bytes], now: Time) -> None:
         stack = self.stack

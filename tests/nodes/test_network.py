@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from lateack.nodes.facts import CopyFinished, Fact, FrameHeld, FrameLost, FramesReleased, GateClosed
 from lateack.nodes.messages import Frames, Noticed
-from lateack.nodes.network import BURST_MAX, LinkConfig, Network, NetworkConfig
-from lateack.nodes.node import MS, Audit, Boot, Effect, Received, Send, SetTimer, TimerFired
+from lateack.nodes.network import LinkConfig, Network, NetworkConfig
+from lateack.nodes.node import BURST_MAX, MS, Audit, Boot, Effect, Received, Send, SetTimer, TimerFired
 from lateack.nodes.rules import FactMatch, FrameMatch, Rule, Trigger
 from tests.nodes.hand import GUEST_IP, GUEST_MAC, SERVER_IP, SERVER_MAC, facts_of, tcp_frame
 
