@@ -11,7 +11,9 @@ from setuptools import setup
 
 PACKAGE = Path("src/lateack")
 INTERPRETED = (
-    "nodes/facts.py",  # mypyc would drop the keywords of its classes; so for the next two
+    "nodes/fact.py",  # mypyc would drop the keywords of its classes; so for the next four
+    "nodes/facts.py",
+    "nodes/facts_host.py",
     "nodes/messages.py",
     "nodes/node.py",
     "nodes/records.py",  # gives its options to the classes of compiled modules

@@ -21,7 +21,7 @@ Problem = tuple[Path, str]
 
 def first_problem(scenario: Scenario, raw: object, source: Source) -> ScenarioError | None:
     """Return the first thing in which the scenario's parts do not fit together, or None."""
-    for check in (_strategies, _sizes, _selectors, _waited_facts, _expectations):
+    for check in (_strategies, _sizes, _places, _selectors, _waited_facts, _expectations):
         for path, sentence in check(scenario):
             path = mistakes.written(path, raw)
             return source.error(path, f"{dotted(path)} {sentence}")
@@ -45,6 +45,26 @@ def _sizes(scenario: Scenario) -> Iterator[Problem]:
         yield ("workload", "common_prefix"), f"is {work.common_prefix}, longer than the write_size of {work.write_size}"
     if tcp.rto_min_ms > tcp.rto_max_ms:
         yield ("tcp", "rto_min_ms"), f"is {tcp.rto_min_ms}, above the rto_max_ms of {tcp.rto_max_ms}"
+
+
+def _places(scenario: Scenario) -> Iterator[Problem]:
+    """Places that this kind of scenario has, and machines to which something can be done."""
+    if scenario.kind == "loopback" and scenario.guests.count > 1:
+        yield ("guests", "count"), "must be 1 where a host serves itself"
+    crashing = ["backend"] if scenario.kind == "split" else []
+    for name, fault in scenario.faults.items():
+        named = (("rewrite", fault.rewrite, scenario.guest_names()), ("crash", fault.crash, crashing))
+        detached = ("detach", fault.detach, scenario.guest_names() if scenario.kind == "split" else [])
+        for key, machine, valid in (*named, detached):
+            if machine is not None and machine not in valid:
+                yield ("faults", name, key), _unknown("machine to which that can be done", machine, valid)
+        if fault.gate is not None and fault.gate not in scenario.places():
+            yield ("faults", name, "gate"), _unknown("place", fault.gate, scenario.places())
+    for index, datagrams in enumerate(scenario.datagrams):
+        guests = scenario.guest_names()
+        for key, machine, valid in (("sender", datagrams.sender, guests), ("to", datagrams.to, ["host", *guests])):
+            if machine not in valid:
+                yield ("datagrams", index, key), _unknown("machine", machine, valid)
 
 
 def _selectors(scenario: Scenario) -> Iterator[Problem]:
@@ -133,5 +153,6 @@ def _near(steps: Path) -> str:
     return f"{dotted(steps[:-1])} has no keys of its own"
 
 
-def _unknown(what: str, name: str, valid: typing.Iterable[str]) -> str:
-    return f"names no {what}: '{name}'; the nearest is '{nearest(name, valid)}'"
+def _unknown(what: str, name: str, valid: typing.Collection[str]) -> str:
+    near = f"; the nearest is '{nearest(name, valid)}'" if valid else ": a scenario of this kind has none"
+    return f"names no {what}: '{name}'{near}"

@@ -17,7 +17,7 @@ from lateack.cluster.capacity import refuse_what_does_not_fit
 from lateack.cluster.faults import requirements
 from lateack.cluster.folders import FolderError, new_run_folder
 from lateack.cluster.scenario import Scenario, dump, load
-from lateack.cluster.topology import NETWORK, SERVER, Topology
+from lateack.cluster.topology import Topology
 from lateack.cluster.trace import Trace
 from lateack.cluster.verdict import Verdict, judge
 from lateack.cluster.virtual import VirtualWorld
@@ -88,7 +88,7 @@ def _run_virtually(topology: Topology, store: Store, seed: int | None, progress:
     memories = {guest: topology.memory(guest) for guest in topology.guests}
     machines = {
         name: topology.build(name, memories=memories, store=store, inputs=inputs, root=store.root, seed=seed)
-        for name in (SERVER, NETWORK, "backend", *topology.guests)
+        for name in reversed(topology.names)
     }
     world = VirtualWorld(machines, topology.awaited_facts(), topology.scenario.limits.duration_s * S)
     trace = world.run(progress)

@@ -5,14 +5,23 @@ from typing import Any
 from lateack.cluster.schema import Condition, Fault, FrameSelector, Scenario, Trigger
 from lateack.nodes import rules
 
-NETWORK, NIC, RING = "network", "backend.nic", "backend.ring"
-PLACES = (NETWORK, NIC, RING)
+NETWORK = "network"
+SWITCHED = {"rewrite": "buffers", "detach": "vif", "crash": "netback"}
+"""What is done to a machine, and the place of it at which that is switched."""
 
 
-def rules_at(scenario: Scenario, place: str) -> tuple[rules.Rule, ...]:
-    """Return the rules that act at one of `PLACES`, in the order of the scenario."""
-    assert place in PLACES, place
-    return tuple(_rule(name, fault) for name, fault in scenario.faults.items() if (fault.gate or NETWORK) == place)
+def place_of(fault: Fault) -> str:
+    """Return the place where a fault acts: "network", or a machine's name and what of it."""
+    if fault.gate:
+        return fault.gate
+    named = [(kind, getattr(fault, kind)) for kind in SWITCHED]
+    return next((f"{machine}.{SWITCHED[kind]}" for kind, machine in named if machine), NETWORK)
+
+
+def rules_at(scenario: Scenario, machine: str) -> tuple[rules.Rule, ...]:
+    """Return the rules that act at one machine, in the order of the scenario."""
+    placed = [(name, fault, place_of(fault)) for name, fault in scenario.faults.items()]
+    return tuple(_rule(name, fault, place) for name, fault, place in placed if place.split(".")[0] == machine)
 
 
 def requirements(scenario: Scenario) -> tuple[rules.FactMatch, ...]:
@@ -20,12 +29,12 @@ def requirements(scenario: Scenario) -> tuple[rules.FactMatch, ...]:
     return tuple(rules.FactMatch(fact.fact, fact.node, _values(fact.where)) for fact in scenario.requires)
 
 
-def _rule(name: str, fault: Fault) -> rules.Rule:
+def _rule(name: str, fault: Fault, place: str) -> rules.Rule:
     selector = fault.hold or fault.drop
     return rules.Rule(
         name=name,
-        action="gate" if fault.gate else "hold" if fault.hold else "drop",
-        place=fault.gate or NETWORK,
+        action=next(action for action in ("gate", "hold", "drop", *SWITCHED) if getattr(fault, action) is not None),
+        place=place,
         frames=_frames(selector) if selector else rules.FrameMatch(),
         since=_trigger(fault.since),
         until=_trigger(fault.until),

@@ -45,17 +45,40 @@ class Guests(Section):
 
 
 class Host(Section):
-    """The backend's egress: the physical NIC and the queue in front of it."""
+    """The host between guests and wire: its bridge, its egress queue, its card. A bare-metal host has the last two."""
 
-    checksum: Literal["offload", "software"] = Field(
-        default="offload", description="who sums a packet: its NIC or its CPU"
+    checksum: Literal["offload", "software", "software-2011"] = Field(
+        default="offload",
+        description="who sums a packet: its card at DMA, its CPU when it is handed over (which copies what others may "
+        "rewrite first), or a CPU that does not",
     )
     gso: StrictBool = Field(
-        default=True, description="whether a packet longer than the MTU may reach the NIC in one piece"
+        default=True, description="whether guests may hand over packets longer than the MTU in one piece"
+    )
+    segmentation: Literal["card", "kernel"] = Field(
+        default="card", description="who cuts them: the card at DMA (TSO), or the kernel when it hands them over (GSO)"
+    )
+    device: Literal["card", "orphaning", "tun"] = Field(
+        default="card",
+        description="what the driver does at hand-over: nothing, skb_orphan, or skb_orphan and a copy of pages that "
+        "their owner tracks, as TUN does",
     )
     queue_frames: Annotated[StrictInt, Field(ge=1, le=1_000_000)] = Field(
         default=1000, description="room in the egress queue"
     )
+    tap: StrictBool = Field(default=False, description="whether a packet socket listens on the bridge")
+    mirror: StrictBool = Field(default=False, description="whether the bridge sends what guests send to a second port")
+    inspect_bytes: Annotated[StrictInt, Field(ge=0, le=65_535)] = Field(
+        default=0, description="bytes that a filter pulls into the linear area of every packet from a guest"
+    )
+    expand: StrictBool = Field(default=False, description="whether packets get a head of their own (pskb_expand_head)")
+    socket_buffer: Annotated[StrictInt, Field(ge=PAGE_SIZE, le=2**30)] = Field(
+        default=212_992, description="bytes that a local socket may hold (rmem_default)"
+    )
+    rx_drain_ms: Milliseconds = Field(
+        default=10_000, description="rx_drain_timeout_msecs: how long a guest's packets wait"
+    )
+    rx_stall_ms: Milliseconds = Field(default=60_000, description="rx_stall_timeout_msecs: then its carrier goes off")
 
 
 class Server(Section):
@@ -114,8 +137,26 @@ class Workload(Section):
     stable: Literal["unstable", "file-sync"] = Field(
         default="file-sync", description="stable_how of NFSv3 (RFC 1813 3.3.7)"
     )
+    reuse: Literal["in-place", "half", "reallocated", "copy-on-write"] = Field(
+        default="in-place",
+        description="what the application does with a buffer it gets back: fills the same frames, half of them, frees "
+        "them and allocates others, or writes after a fork, which copies first",
+    )
+    abort: StrictBool = Field(default=False, description="a call that times out is given up (soft mount, or a signal)")
     unmount: StrictBool = Field(default=True, description="close the connection at the end; else the mount stays")
     transport: Literal["tcp", "udp"] = Field(default="tcp", description="what carries the calls")
+
+
+class Datagrams(Section):
+    """What a guest sends besides its copy: datagrams out of pages that it refills in place when the stack lets go."""
+
+    sender: Name = Field(default="guest1", description="the guest that sends")
+    to: Name = Field(description="'host', a socket of the backend's own kernel, or another guest")
+    count: Annotated[StrictInt, Field(ge=1, le=100_000)] = Field(default=1, description="how many")
+    bytes: Annotated[StrictInt, Field(ge=64, le=32_768)] = Field(default=4096, description="payload of each")
+    buffers: Annotated[StrictInt, Field(ge=1, le=256)] = Field(
+        default=1, description="page buffers, each refilled in place"
+    )
 
 
 class Tcp(Section):
@@ -126,6 +167,11 @@ class Tcp(Section):
     rto_max_ms: Milliseconds = Field(default=120_000, description="TCP_RTO_MAX")
     initial_window: Annotated[StrictInt, Field(ge=1, le=1000)] = Field(default=10, description="segments (RFC 6928)")
     receive_buffer: Annotated[StrictInt, Field(ge=PAGE_SIZE, le=2**30)] = Field(default=2**20, description="bytes")
+    host_queue_check: Literal["none", "count", "suppress"] = Field(
+        default="none",
+        description="what a retransmission does that finds a clone still below TCP: nothing (2011), count it (2013), "
+        "wait (2014)",
+    )
 
 
 class Rpc(Section):
@@ -193,22 +239,29 @@ class Trigger(Section):
 
 
 class Fault(Section):
-    """One causal rule: hold or drop frames of the network, or gate a place of the backend, between two events."""
+    """One causal rule: hold or drop frames, gate a place of a machine, or do something to it, between two events."""
 
     hold: FrameSelector | None = Field(default=None, description="frames that the network keeps back, in order")
     drop: FrameSelector | None = Field(default=None, description="frames that the network loses")
-    gate: Literal["backend.nic", "backend.ring"] | None = Field(
+    gate: Name | None = Field(
         default=None,
-        description="nothing leaves: backend.nic, before the NIC reads; backend.ring, before netback takes",
+        description="nothing passes: backend.ring, before netback takes; .queue, before the driver; .nic, before the "
+        "card reads; .tap .socket .mirror .reader .rx, before whoever was given a packet reads it",
     )
+    rewrite: Name | None = Field(default=None, description="a guest whose application rewrites what is being written")
+    detach: Name | None = Field(default=None, description="a guest whose frontend closes and connects anew")
+    crash: Name | None = Field(default=None, description="the machine whose netback dies, and is back at the end")
     since: Trigger | None = Field(default=None, description="when it begins; without, at once")
     until: Trigger | None = Field(default=None, description="when it ends; without, never")
     nth: tuple[Count, ...] = Field(default=(), description="which of the matching frames to drop; none named means all")
 
     @model_validator(mode="after")
     def _one_action(self) -> "Fault":
-        if sum(action is not None for action in (self.hold, self.drop, self.gate)) != 1:
-            raise PydanticCustomError("fault", "needs exactly one of 'hold', 'drop' and 'gate'")
+        actions = (self.hold, self.drop, self.gate, self.rewrite, self.detach, self.crash)
+        if sum(action is not None for action in actions) != 1:
+            raise PydanticCustomError(
+                "fault", "needs exactly one of 'hold', 'drop', 'gate', 'rewrite', 'detach' and 'crash'"
+            )
         if self.nth and self.drop is None:
             raise PydanticCustomError("fault", "has 'nth', which picks frames to 'drop' (a trigger has its own)")
         return self
@@ -219,6 +272,27 @@ class Expectation(Section):
 
     when: dict[str, Any] = Field(default={}, description="dotted keys and their values; empty always holds")
     harms: tuple[Harm, ...] = Field(description="what the oracles must find; empty is safe")
+
+
+Kind = Literal["split", "metal", "block", "loopback"]
+MACHINES: dict[Kind, tuple[str, ...]] = {
+    "split": ("backend", "network", "server"),
+    "metal": ("network", "server"),
+    "block": ("backend", "network", "server"),
+    "loopback": ("network",),
+}
+BACKEND_PLACES: dict[Kind, tuple[str, ...]] = {
+    "split": ("ring", "queue", "nic", "tap", "mirror", "socket"),
+    "metal": (),
+    "block": ("queue", "nic"),
+    "loopback": (),
+}
+GUEST_PLACES: dict[Kind, tuple[str, ...]] = {
+    "split": ("rx", "tap"),
+    "metal": ("queue", "nic", "tap"),
+    "block": (),
+    "loopback": ("reader", "tap"),
+}
 
 
 class Limits(Section):
@@ -235,6 +309,11 @@ class Scenario(Section):
 
     story: Annotated[StrictStr, Field(pattern=STORY_NAME)] = Field(description="short name; begins the run folder's")
     title: StrictStr = Field(default="", description="one line")
+    kind: Kind = Field(
+        default="split",
+        description="who there is: guests behind netback; bare-metal hosts; guests whose disk the backend keeps on "
+        "NFS; or one host that serves itself",
+    )
     tells: StrictStr = Field(default="", description="what happens and why, in prose")
     seed: Annotated[StrictInt, Field(ge=0, le=2**63 - 1)] = Field(default=1, description="of all dice")
     strategies: Strategies = Strategies()
@@ -243,6 +322,7 @@ class Scenario(Section):
     server: Server = Server()
     links: Links = Links()
     workload: Workload = Workload()
+    datagrams: tuple[Datagrams, ...] = Field(default=(), description="traffic besides the copies")
     tcp: Tcp = Tcp()
     rpc: Rpc = Rpc()
     faults: dict[str, Fault] = Field(default={}, description="causal rules by name")
@@ -256,7 +336,12 @@ class Scenario(Section):
 
     def machine_names(self) -> list[str]:
         """Return the names of all machines of the topology."""
-        return [*self.guest_names(), "backend", "network", "server"]
+        return [*self.guest_names(), *MACHINES[self.kind]]
+
+    def places(self) -> list[str]:
+        """Return the places of its machines that a rule can gate."""
+        guests = [f"{guest}.{place}" for guest in self.guest_names() for place in GUEST_PLACES[self.kind]]
+        return [f"backend.{place}" for place in BACKEND_PLACES[self.kind]] + guests
 
     def expected(self) -> list[str] | None:
         """Return the harms to expect, sorted; None where the scenario says nothing about these settings."""

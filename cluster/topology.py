@@ -5,22 +5,20 @@
 A `Topology` is made once per scenario and builds fresh machines as often as wanted.
 """
 
-import os
-import random
 from collections.abc import Callable, Mapping
-from functools import lru_cache
 from pathlib import Path
 
 from msgspec.structs import replace
 
 from lateack.cluster.faults import rules_at
+from lateack.cluster.inputs import BytesSource, FileSource, generated_input
 from lateack.cluster.plugins import backend_strategy, guest_strategy
 from lateack.cluster.scenario import Scenario
 from lateack.nodes.application import Source
 from lateack.nodes.backend import Backend, BackendConfig
+from lateack.nodes.client import ClientConfig
 from lateack.nodes.errors import LateackError
-from lateack.nodes.gates import NIC_PLACE, RING_PLACE
-from lateack.nodes.guest import Guest, GuestConfig
+from lateack.nodes.guest import Guest
 from lateack.nodes.memory.pages import PAGE_SIZE, Memory
 from lateack.nodes.network import LinkConfig, Network, NetworkConfig
 from lateack.nodes.node import MS, US, Node, S
@@ -51,84 +49,14 @@ SERVER_PAGES_PER_GUEST = 4
 """Frames of the server: its replies lie in cells of an eighth of a frame until they are acknowledged, some twice."""
 
 
-PIECE = 1 << 20
-"""Bytes of the noise that generated files are cut from, and of a longer file's pieces."""
-
-STRIDE = 524_287
-"""How far apart in the noise the pieces of a long file begin; a prime, so that no two begin alike for long."""
-
-
-class BytesSource:
-    """An input that lies in memory."""
-
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-        self.size = len(data)
-
-    def read(self, offset: int, count: int) -> bytes:
-        """Return *count* bytes from *offset*."""
-        return self.data[offset : offset + count]
-
-
-class FileSource:
-    """An input that lies in a file, read as it is needed; its size is what it was when the run began."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            self.size = os.fstat(self.descriptor).st_size
-        except OSError as error:
-            raise LateackError(f"the input {path} cannot be read: {error.strerror}") from error
-
-    def read(self, offset: int, count: int) -> bytes:
-        """Return *count* bytes from *offset*; raises LateackError when the file has become shorter."""
-        data = os.pread(self.descriptor, count, offset)
-        if len(data) < min(count, self.size - offset):
-            raise LateackError(f"the input {self.path} became shorter while it was read; copy it first")
-        return data
-
-    def __deepcopy__(self, memo: dict[int, object]) -> "FileSource":
-        return FileSource(self.path)
-
-    def __del__(self) -> None:
-        if hasattr(self, "descriptor"):
-            os.close(self.descriptor)
-
-
-@lru_cache(maxsize=1)
-def _noise() -> bytes:
-    """Return `PIECE` random bytes twice over, so that as many can be cut out from anywhere in the first half."""
-    return random.Random(2011).randbytes(PIECE) * 2
-
-
-@lru_cache(maxsize=64)
-def generated_input(seed: int, guest: int, size: int, write_size: int, common_prefix: int) -> bytes:
-    """Return a guest's generated file; each of its writes begins with the same *common_prefix* bytes.
-
-    It is noise from a place that seed and guest choose: to draw fresh bytes takes longer than to judge a story.
-    """
-    noise = _noise()
-    place = (seed * 1009 + guest) * 8191 % PIECE
-    data = bytearray()
-    for number in range(-(-size // PIECE)):
-        start = (place + number * STRIDE) % PIECE
-        data += noise[start : start + min(PIECE, size - len(data))]
-    if common_prefix:
-        prefix = noise[PIECE - place : 2 * PIECE - place][:common_prefix]
-        for start in range(0, size, write_size):
-            end = min(start + common_prefix, start + write_size, size)
-            data[start:end] = prefix[: end - start]
-    return bytes(data)
-
-
 class Topology:
     """The machines of one scenario, before they exist."""
 
     def __init__(self, scenario: Scenario) -> None:
         self.scenario = scenario
         self.guests = {name: number for number, name in enumerate(scenario.guest_names(), start=1)}
-        self.names = (*self.guests, BACKEND, SERVER, NETWORK)
+        self.names = machine_names(scenario)
+        self.store_holder = SERVER if SERVER in self.names else next(iter(self.guests))
         self.server = HostAddress(address_of("10.0.1.1"), bytes.fromhex("001e67000001"))
         self.addresses = {
             name: HostAddress(address_of("10.0.0.0") + 10 + number, bytes.fromhex(f"00163e00{number:04x}"))
@@ -137,7 +65,7 @@ class Topology:
         self.by_ip = {address.ip: name for name, address in self.addresses.items()} | {self.server.ip: SERVER}
         self.guest_class = guest_strategy(scenario.strategies.guest)
         self.backend_class = backend_strategy(scenario.strategies.backend)
-        self.rules = {place: rules_at(scenario, place) for place in (NETWORK, NIC_PLACE, RING_PLACE)}
+        self.rules = {name: rules_at(scenario, name) for name in self.names}
         self.tcp = TcpParameters(
             rto_init=scenario.tcp.rto_init_ms * MS,
             rto_min=scenario.tcp.rto_min_ms * MS,
@@ -163,8 +91,7 @@ class Topology:
 
     def _find_awaited(self) -> dict[str, tuple[str, ...]]:
         waiting: dict[str, list[str]] = {}
-        for machine, places in ((BACKEND, (NIC_PLACE, RING_PLACE)), (NETWORK, (NETWORK,))):
-            rules = [rule for place in places for rule in self.rules[place]]
+        for machine, rules in self.rules.items():
             for fact in sorted(facts_awaited(rules)):
                 waiting.setdefault(fact, []).append(machine)
         return {fact: tuple(machines) for fact, machines in waiting.items()}
@@ -230,16 +157,16 @@ class Topology:
                 f"bytes and {scenario.guests.rx_buffers} receive buffers need at least {needed}"
             )
 
-    def _guest_config(self, name: str, root: bytes, seed: int) -> GuestConfig:
+    def _guest_config(self, name: str, root: bytes, seed: int) -> ClientConfig:
         number = self.guests[name]
         first_xid = (seed * 0x9E37_79B1 + number * 0x0100_0000) & 0x7FFF_FFFF
         isn = (seed * 0x85EB_CA6B + number * 0x1000_0000) & 0xFFFF_FFFF
         return replace(self.guest_configs[name], root=root, first_xid=first_xid, isn=isn)
 
-    def _fixed_guest_config(self, name: str) -> GuestConfig:
+    def _fixed_guest_config(self, name: str) -> ClientConfig:
         """Return what a guest is told, but for what `_guest_config` adds."""
         scenario = self.scenario
-        return GuestConfig(
+        return ClientConfig(
             name=name,
             backend=BACKEND,
             address=self.addresses[name],
@@ -256,6 +183,8 @@ class Topology:
             buffers=scenario.workload.buffers,
             write_size=scenario.workload.write_size,
             rx_target=scenario.guests.rx_buffers,
+            rules=self.rules[name],
+            addresses=self.by_ip,
         )
 
     def _timeouts(self) -> RpcTimeouts:
@@ -276,7 +205,7 @@ class Topology:
             network=NETWORK,
             guests=dict(self.guests),
             addresses=self.by_ip,
-            rules=self.rules[NIC_PLACE] + self.rules[RING_PLACE],
+            rules=self.rules.get(BACKEND, ()),
             queue_frames=scenario.host.queue_frames,
             gso=scenario.host.gso,
             software_checksum=scenario.host.checksum == "software",
@@ -322,12 +251,13 @@ class Topology:
 
 def machine_names(scenario: Scenario) -> tuple[str, ...]:
     """Return the names of all machines."""
-    return (*scenario.guest_names(), BACKEND, SERVER, NETWORK)
+    present = scenario.machine_names()
+    return (*scenario.guest_names(), *(name for name in (BACKEND, SERVER, NETWORK) if name in present))
 
 
 def host_of(scenario: Scenario, name: str) -> str:
     """Return the physical host that a machine lives on; machines of one host share memory."""
-    return name if name in (SERVER, NETWORK) else "host1"
+    return name if name in (SERVER, NETWORK) or scenario.kind in ("metal", "loopback") else "host1"
 
 
 def guest_domid(name: str) -> int:

@@ -7,12 +7,12 @@ Rules can close a gate in two places, before netback and before the card: see `g
 
 from collections.abc import Sequence
 
-from lateack.nodes.facts import Counted, Fact, FrameDropped, LeftOver, VifConnected
-from lateack.nodes.gates import NIC_PLACE, RING_PLACE, Gates
+from lateack.nodes.facts import Counted, FrameDropped, LeftOver, VifConnected
+from lateack.nodes.gates import NIC_PLACE, RING_PLACE, CardGate, Gates, RingGate, Switch
 from lateack.nodes.memory.hypervisor import Hypervisor
 from lateack.nodes.memory.pages import HeadSlab, Memory, PagePool
 from lateack.nodes.messages import Frames, Message, Noticed, Notify, Xenbus
-from lateack.nodes.node import Audit, Boot, Effect, Event, Received, Send, Time, TimerFired, send_frames
+from lateack.nodes.node import Audit, Boot, Effect, Event, Received, Send, SetTimer, Time, TimerFired, send_frames
 from lateack.nodes.records import Record
 from lateack.nodes.rules import Rule
 from lateack.nodes.split.netback import FatalRequest, Vif, admit_packet
@@ -24,6 +24,7 @@ from lateack.nodes.stack.skb import SkBuff, kfree_skb, skb_length, skb_linear
 from lateack.nodes.strategies.backend import BackendStrategy
 
 BRIDGE_PLACE = "backend.bridge"
+STRATEGY_TIMER = "strategy"
 
 HEAD_BYTES = 54
 """Ethernet, IPv4 and TCP headers without options."""
@@ -67,15 +68,31 @@ class Backend:
         for guest, domid in config.guests.items():
             self.hypervisor.add_domain(memories[guest], GRANT_FRAME)
             self.vifs[guest] = Vif(guest, domid, self.effects)
-        self.gates = Gates(config.rules, self.nic, self.vifs, owner=config.name, addresses=config.addresses)
+        self.ring_gate = RingGate(self, config.addresses)
+        self.gates = Gates(config.rules, self._switches(), self.effects, owner=config.name, addresses=config.addresses)
+        if config.rules:
+            self.nic.watch = self.gates
         self.copied_bytes = 0
+        self.now = 0
+        self.pinned_page_ns = 0
+
+    def _switches(self) -> dict[str, Switch]:
+        """Return what rules can switch here, by place."""
+        return {NIC_PLACE: CardGate(self.nic), RING_PLACE: self.ring_gate}
+
+    # --- what the strategy may ask (BackendKernel) --------------------------------------------------------------------
 
     def copied(self, count: int) -> None:
         """Charge the backend for payload bytes that it copied."""
         self.copied_bytes += count
 
+    def wake_at(self, at: Time) -> None:
+        """Call the strategy's `woken` at this time; a later order replaces an earlier one."""
+        self.effects.append(SetTimer(STRATEGY_TIMER, at))
+
     def handle(self, event: Event, now: Time) -> Sequence[Effect]:
         """Take one event at `now`; see `Node`."""
+        self._count_pins(now)
         match event:
             case Received():
                 self._received(event.source, event.message, now)
@@ -84,7 +101,7 @@ class Backend:
             case Audit():
                 self._audit()
             case TimerFired():
-                raise AssertionError("the backend sets no timers")
+                self._timer(event.name, now)
         if self.gates.waits_for_itself:
             self._finish_watched(now)
         else:
@@ -105,7 +122,16 @@ class Backend:
             case Xenbus():
                 self._frontend_changed(source, message.state, message.keys)
             case Noticed():
-                self._fact_occurred(message.node, message.fact, now)
+                self.gates.fact_occurred(message.node, message.fact)
+
+    def _timer(self, name: str, now: Time) -> None:
+        assert name == STRATEGY_TIMER, f"the backend has set no timer {name}"
+        self.strategy.woken(now)
+
+    def _count_pins(self, now: Time) -> None:
+        """Add up how long guests' pages have been mapped here, in page-nanoseconds; the rings count, too."""
+        self.pinned_page_ns += self.hypervisor.mapped_by(DOMAIN_0) * (now - self.now)
+        self.now = now
 
     def close(self) -> None:
         """Let go of the machine's memory; see `Node`."""
@@ -121,43 +147,50 @@ class Backend:
     # --- guest to network ---------------------------------------------------------------------------------------------
 
     def _interrupt(self, vif: Vif, now: Time) -> None:
-        if self.gates.ring_closed:
-            self.gates.park(vif, self.memories[vif.guest])
+        if self.ring_gate.closed:
+            self.ring_gate.park(vif)
         else:
             self._consume(vif, now)
         if vif.rx_queue:
             vif.deliver(self.hypervisor)
+
+    def consume_rings(self) -> None:
+        """Take what has waited in all rings: the gate in front of them is open again."""
+        for vif in self.vifs.values():
+            self._consume(vif, self.now)
 
     def _consume(self, vif: Vif, now: Time) -> None:
         """Take everything that the guest has put into its ring, and look once more before sleeping."""
         tx = vif.tx
         if tx is None or vif.disabled:
             return
-        gates = self.gates
+        gate = self.ring_gate
+        strategy = self.strategy
         try:
             if tx.requests_overflowed():
                 raise FatalRequest("the ring claims more requests than it has slots")
             while True:
-                while not gates.ring_closed and (packet := vif.take_packet()):
-                    skb = admit_packet(vif, self.strategy, packet)
+                while not gate.closed and strategy.may_take(vif) and (packet := vif.take_packet()):
+                    skb = admit_packet(vif, strategy, packet)
                     if skb is not None:
                         self._forward(skb, now)
-                if gates.ring_closed:
-                    gates.park(vif, self.memories[vif.guest])
+                if gate.closed:
+                    gate.park(vif)
                     return
                 if not tx.final_check_for_requests():
                     return
-                if vif.outstanding and not self._may_take(vif):
+                if not self._finds_room(vif):
                     return
         except FatalRequest as reason:
             vif.fatal(str(reason))
 
-    def _may_take(self, vif: Vif) -> bool:
-        """Answer what is released, to make room; say whether there is room now."""
+    def _finds_room(self, vif: Vif) -> bool:
+        """Requests wait: answer what is released, to make room for them; say whether there is room now."""
         before = vif.outstanding
-        self.strategy.settle(vif)
-        vif.push()
-        return vif.outstanding < before
+        if before:
+            self.strategy.settle(vif)
+            vif.push()
+        return vif.outstanding < before or (not before and self.strategy.may_take(vif))
 
     def _forward(self, skb: SkBuff, now: Time) -> None:
         """The bridge: to another guest of this host if the address is one's, else out of the card."""
@@ -193,10 +226,11 @@ class Backend:
 
     def _finish_watched(self, now: Time) -> None:
         """Settle as often as what this machine records switches a rule of its own."""
-        seen = self._own_facts(0, now)
+        gates, name = self.gates, self.name
+        seen = gates.own_facts(name, 0)
         self._settle(now)
-        while self.gates.waits_for_itself and seen < len(self.effects):
-            seen = self._own_facts(seen, now)
+        while gates.waits_for_itself and seen < len(self.effects):
+            seen = gates.own_facts(name, seen)
             self._settle(now)
 
     def _settle(self, now: Time) -> None:
@@ -204,7 +238,7 @@ class Backend:
         for vif in self.vifs.values():
             if vif.released:
                 self.strategy.settle(vif)
-                if vif.tx is not None and not self.gates.ring_closed and vif.tx.unconsumed_requests():
+                if vif.tx is not None and not self.ring_gate.closed and vif.tx.unconsumed_requests():
                     self._consume(vif, now)
                     self.strategy.settle(vif)
             if vif.unpushed:
@@ -233,27 +267,6 @@ class Backend:
         self.effects.append(VifConnected(guest, vif.domid))
         self.effects.append(Send(guest, Xenbus(CONNECTED, {})))
 
-    # --- rules --------------------------------------------------------------------------------------------------------
-
-    def _fact_occurred(self, node: str, fact: Fact, now: Time) -> None:
-        """Tell the rules; where one of them opens the ring, netback takes what has waited there."""
-        for rule in self.gates.rules:
-            if rule.fact_occurred(node, fact) and self.gates.switch(rule):
-                for vif in self.vifs.values():
-                    self._consume(vif, now)
-
-    def _own_facts(self, seen: int, now: Time) -> int:
-        """Rules may wait for what this very machine records; acting on one may record more.
-
-        Looks at the effects from position *seen* on and returns where it has come to.
-        """
-        while seen < len(self.effects) and self.gates.waits_for_itself:
-            effect = self.effects[seen]
-            seen += 1
-            if isinstance(effect, Fact):
-                self._fact_occurred(self.name, effect, now)
-        return len(self.effects)
-
     # --- audit --------------------------------------------------------------------------------------------------------
 
     def _audit(self) -> None:
@@ -263,8 +276,9 @@ class Backend:
                 effects.append(LeftOver(f"unanswered requests of {vif.guest}", vif.outstanding))
         if self.nic.queue:
             effects.append(LeftOver("packets in the transmit queue", len(self.nic.queue)))
-        if self.strategy.in_flight():
-            effects.append(LeftOver("packets that the stack never gave back", self.strategy.in_flight()))
+        for what, count in self.strategy.left_over().items():
+            if count:
+                effects.append(LeftOver(what, count))
         rings = 2 * sum(vif.tx is not None for vif in self.vifs.values())
         pins = sum(self.hypervisor.pins().values()) - rings
         if pins:
@@ -281,6 +295,7 @@ class Backend:
         effects.append(Counted("grant_copies", hypervisor.copies))
         effects.append(Counted("grant_bytes_copied", hypervisor.bytes_copied))
         effects.append(Counted("tlb_flushes", hypervisor.tlb_flushes))
+        effects.append(Counted("pinned_page_us", self.pinned_page_ns // 1000))
         effects.append(Counted("notifications", sum(vif.notifications for vif in self.vifs.values())))
 
 

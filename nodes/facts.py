@@ -4,12 +4,21 @@ A fact carries what an oracle needs to join on (flow and sequence number, xid, f
 live state. Digests are xxh3-64 of the bytes they stand for; sequence numbers are as on the wire; times are ns.
 """
 
-import msgspec
-
-
-class Fact(msgspec.Struct, frozen=True, gc=False, tag=True):
-    """A past event that a machine vouches for."""
-
+from lateack.nodes.fact import Fact as Fact
+from lateack.nodes.facts_host import (
+    BufferRewritten,
+    CallAborted,
+    CarrierLost,
+    ForeignPageFreed,
+    FrontendClosing,
+    HostQueueHit,
+    LingeringCopied,
+    NetbackDied,
+    NetbackRestarted,
+    PacketRead,
+    PacketsDropped,
+    VifDisconnected,
+)
 
 # --- the application and its page buffers (guest) ---------------------------------------------------------------------
 
@@ -346,4 +355,16 @@ AnyFact = (
     | FileAtRest
     | Counted
     | LeftOver
+    | PacketRead
+    | PacketsDropped
+    | CarrierLost
+    | ForeignPageFreed
+    | LingeringCopied
+    | BufferRewritten
+    | CallAborted
+    | HostQueueHit
+    | FrontendClosing
+    | VifDisconnected
+    | NetbackDied
+    | NetbackRestarted
 )

@@ -64,7 +64,9 @@ class Trigger(Record):
 class Rule(Record):
     """One rule of a scenario: what it does, where, and from when until when.
 
-    `action` is "hold" or "drop" (frames of the network that match `frames`) or "gate" (nothing leaves `place`).
+    `action` is "hold" or "drop" (frames of the network that match `frames`), "gate" (nothing passes `place`), or what
+    is done to a machine at `place`: "rewrite" (its application scribbles over buffers that are being written), "detach"
+    (its frontend closes and connects anew), "crash" (its netback dies, and comes back when the rule is over).
     `nth` picks single frames to drop, counted among those that match; empty means all of them. Without `since` the rule
     acts from the start, without `until` to the end.
     """
@@ -100,7 +102,7 @@ class RuleState:
 
     def looks_at_frames(self) -> bool:
         """Say whether frames that pass mean anything to the rule now."""
-        return bool(self.frames_awaited) or (self.state == ACTIVE and self.rule.action != "gate")
+        return bool(self.frames_awaited) or (self.state == ACTIVE and self.rule.action in ("hold", "drop"))
 
     def frame_passed(self, frame: Dissection) -> bool:
         """Take note of a frame that has passed the rule's place; return whether the rule's state changed."""

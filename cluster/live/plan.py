@@ -7,8 +7,9 @@ from typing import Protocol
 import msgspec
 
 from lateack.cluster.capacity import available_memory
+from lateack.cluster.inputs import FileSource
 from lateack.cluster.schema import Scenario
-from lateack.cluster.topology import BACKEND, NETWORK, SERVER, FileSource, Topology, host_of
+from lateack.cluster.topology import BACKEND, NETWORK, Topology, host_of
 from lateack.nodes.application import Source
 from lateack.nodes.memory.pages import Memory
 from lateack.nodes.node import Node
@@ -87,13 +88,13 @@ class ScenarioPlan:
     def _part(self, name: str) -> Part:
         topology = self._topology
         host = host_of(self.scenario, name)
-        if name not in topology.guests:
+        if name not in topology.guests or BACKEND not in topology.names:
             return Part(name, host)
         return Part(name, host, topology.guests[name], topology.guest_frames, BACKEND)
 
     def store(self, name: str, directory: Path | None) -> Store | None:
-        """Return the server's disk."""
-        if name != SERVER:
+        """Return the disk of whoever serves files."""
+        if name != self._topology.store_holder:
             return None
         handle_bytes = self.scenario.server.handle_bytes
         if directory is None:

@@ -324,6 +324,11 @@ class Hypervisor:
             domain.unpin(ref, GNTPIN_hstw_inc)
         return status
 
+    def mapped_by(self, caller: int) -> int:
+        """Return how many mappings of others' frames a domain holds now."""
+        track = self.maptracks.get(caller)
+        return len(track.live) if track is not None else 0
+
     def pins(self) -> dict[int, int]:
         """Count the live pins on each domain's frames, zombies included; a domain without pins is left out."""
         counts: dict[int, int] = {}

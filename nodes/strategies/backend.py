@@ -11,6 +11,7 @@ import msgspec
 from lateack.nodes.memory.hypervisor import GNTMAP_host_map, GNTMAP_readonly, GNTST_okay, Hypervisor
 from lateack.nodes.memory.netif import NETIF_RSP_OKAY
 from lateack.nodes.memory.pages import HeadSlab, Page, PagePool
+from lateack.nodes.node import Effect, Time
 from lateack.nodes.split.xenbus import DOMAIN_0
 from lateack.nodes.stack.lifetime import Frag, UbufInfo, unmap_page
 from lateack.nodes.stack.skb import SkBuff, alloc_skb, kfree_skb, skb_put
@@ -52,6 +53,12 @@ class BackendKernel(Protocol):
     hypervisor: Hypervisor
     slab: HeadSlab
     pool: PagePool
+    effects: list[Effect]
+    now: Time
+
+    def wake_at(self, at: Time) -> None:
+        """Call the strategy's `woken` at this time (ns); a later order replaces an earlier one."""
+        ...
 
     def copied(self, count: int) -> None:
         """Charge the backend for *count* payload bytes that it copied."""
@@ -72,11 +79,32 @@ class BackendStrategy:
         raise NotImplementedError
 
     def settle(self, vif: Vif) -> None:
-        """The burst is over: answer what can be answered now."""
+        """The burst is over: answer what can be answered now (`vif.released` says what the stack let go of)."""
 
-    def in_flight(self) -> int:
-        """Return how many packets the stack still holds for this strategy (netback's `inflight_packets`)."""
+    def may_take(self, vif: Vif) -> bool:
+        """Say whether netback may take one more packet off this guest's ring; asked before each."""
+        return True
+
+    def woken(self, now: Time) -> None:
+        """The time that the strategy gave to `kernel.wake_at` has come."""
+
+    def in_flight(self, vif: Vif | None = None) -> int:
+        """Return how many packets of one guest, or of all, the stack still holds (netback's `inflight_packets`).
+
+        An interface is disconnected only when nothing of it is in flight.
+        """
         return 0
+
+    def forget(self, vif: Vif) -> None:
+        """netback died: unmap by force whatever of this guest is still mapped; nothing is answered any more."""
+
+    def left_over(self) -> dict[str, int]:
+        """Return what was never given back at the end, by what it is; zeros are nothing."""
+        return {"packets that the stack never gave back": self.in_flight()}
+
+    def counters(self) -> dict[str, int]:
+        """Return what the strategy has counted for itself, by name (`tx_zerocopy_sent`, say)."""
+        return {}
 
 
 def copy_header(kernel: BackendKernel, vif: Vif, slot: TxSlot, limit: int) -> SkBuff | None:
@@ -192,7 +220,7 @@ class DevZerocopy(BackendStrategy):
         for slot in released:
             vif.respond(slot, NETIF_RSP_OKAY)
 
-    def in_flight(self) -> int:
+    def in_flight(self, vif: Vif | None = None) -> int:
         """Packets sent up and not yet called back: sent == success + fail at quiescence."""
         return self.sent - self.success - self.fail
 

@@ -30,7 +30,7 @@ FILE_MISTAKES = {
         "mine.yaml line 3: unknown key 'faults.late.hold.form'; the nearest is 'faults.late.hold.from'."
     ),
     "faults:\n  late:\n    since: {fact: Parked}\n": (
-        "mine.yaml line 2: faults.late needs exactly one of 'hold', 'drop' and 'gate'."
+        "mine.yaml line 2: faults.late needs exactly one of 'hold', 'drop', 'gate', 'rewrite', 'detach' and 'crash'."
     ),
     "faults:\n  late:\n    gate: backend.nic\n    until:\n    - fact: Parked\n    - {node: backend}\n": (
         "mine.yaml line 6: faults.late.until.1 needs either 'frame' or 'fact'."
@@ -71,7 +71,7 @@ OVERRIDE_MISTAKES = {
     "workload.buffers.more=1": "unknown key 'workload.buffers.more'; it has no keys of its own.",
     "faults.egres.gate=backend.ring": "unknown key 'faults.egres'; the nearest is 'faults.egress'.",
     "faults.egress.gate=backend.rnig": (
-        "faults.egress.gate must be backend.nic or backend.ring, not 'backend.rnig'; the nearest is 'backend.ring'."
+        "faults.egress.gate names no place: 'backend.rnig'; the nearest is 'backend.ring'."
     ),
     "faults.egress.until.7.fact=Parked": "faults.egress.until is a list of 3: name a position from 0.",
     "server.drc": "write it as KEY=VALUE, such as server.drc=none.",

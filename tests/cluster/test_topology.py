@@ -5,13 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from lateack.cluster.inputs import BytesSource, FileSource, generated_input
 from lateack.cluster.scenario import from_raw, load
 from lateack.cluster.topology import (
-    BytesSource,
-    FileSource,
     Topology,
     awaited_facts,
-    generated_input,
     guest_domid,
     guest_frames,
     host_of,

@@ -85,7 +85,14 @@ class Kernel:
         self.memory = Memory(DOMAIN_0, pages)
         self.pool = PagePool(self.memory, 0, pages)
         self.slab = HeadSlab(self.memory, self.pool)
+        self.effects: list[Effect] = []
+        self.now = 0
+        self.alarm: int | None = None
         self.copied_bytes = 0
+
+    def wake_at(self, at: int) -> None:
+        """Remember when the strategy wants to be woken."""
+        self.alarm = at
 
     def copied(self, count: int) -> None:
         """Charge copied payload bytes."""

@@ -5,8 +5,9 @@ from typing import TypeVar
 
 from lateack.nodes.application import Source
 from lateack.nodes.backend import Backend, BackendConfig
+from lateack.nodes.client import ClientConfig
 from lateack.nodes.facts import Fact, LeftOver
-from lateack.nodes.guest import Guest, GuestConfig
+from lateack.nodes.guest import Guest
 from lateack.nodes.memory.pages import Memory
 from lateack.nodes.messages import Frames, Message
 from lateack.nodes.node import Audit, Boot, CancelTimer, Effect, Event, Node, Received, Send, SetTimer, TimerFired
@@ -39,14 +40,14 @@ def pattern(size: int) -> bytes:
     return bytes((at * 7 + at // 4096) % 251 for at in range(size))
 
 
-def config_of(**settings: object) -> GuestConfig:
+def config_of(**settings: object) -> ClientConfig:
     """Return a guest's configuration with some settings changed."""
     given: dict[str, object] = {
         "name": "guest1", "backend": "backend", "address": HostAddress(GUEST_IP, GUEST_MAC), "server": SERVER_IP,
         "neighbours": {SERVER_IP: SERVER_MAC}, "tcp": TcpParameters(), "rpc": RpcTimeouts.tcp(), "root": b"",
         "file": "input.bin", "buffers": 1, "write_size": 4096, "rx_target": 8,
     }  # fmt: skip
-    return GuestConfig(**(given | settings))  # type: ignore[arg-type]
+    return ClientConfig(**(given | settings))  # type: ignore[arg-type]
 
 
 class Hand:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from lateack.nodes.client import RPC_TIMER
 from lateack.nodes.facts import (
     CallTimedOut,
     CallTransmitted,
@@ -12,7 +13,6 @@ from lateack.nodes.facts import (
     WriteCompleted,
     WriteIssued,
 )
-from lateack.nodes.guest import RPC_TIMER
 from lateack.nodes.messages import Frames
 from lateack.nodes.node import MS, Received, S, TimerFired
 from lateack.nodes.stack.packets import ACK, FIN, RST
