@@ -20,7 +20,7 @@ INTERPRETED = (
     "nodes/strategies/backend.py",  # users derive from it, which they cannot do from a compiled class
     "nodes/strategies/guest.py",
 )
-BEYOND_NODES = ("cluster/oracles.py", "cluster/trace.py", "cluster/virtual.py")
+BEYOND_NODES = ("cluster/oracles.py", "cluster/trace.py", "cluster/virtual.py", "cluster/wire_oracle.py")
 
 
 def compiled_modules(package: Path = PACKAGE) -> list[str]:

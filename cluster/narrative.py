@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from lateack.cluster import oracles
 from lateack.cluster.narrative_case import Case, Moment, case_of, moment_at, refilled
 from lateack.cluster.narrative_reading import BYTES_SHOWN, dump, kept_bytes, reading
-from lateack.cluster.oracles import SEQUENCES, Harm, covering
 from lateack.cluster.trace import Trace, milliseconds, ranges_text
+from lateack.cluster.wire_oracle import SEQUENCES, Harm, covering
 from lateack.nodes import facts
 from lateack.nodes.facts import FrameSent, SegmentTransmitted
 

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from lateack.cluster import oracles
-from lateack.cluster.oracles import Harm, Write, covering
+from lateack.cluster.oracles import Write
 from lateack.cluster.trace import Trace
+from lateack.cluster.wire_oracle import Harm, covering, stale_on_wire
 from lateack.nodes import facts
 from lateack.nodes.facts import FrameSent, SegmentTransmitted
 
@@ -50,7 +51,7 @@ def case_of(trace: Trace) -> Case | None:
     corrupt = oracles.corrupt_at_rest(trace)
     proof = {place for harm in corrupt for place in harm.entries}
     suspects = [write for write in writes if write.issued in proof]
-    stale = [harm.entries[-1] for harm in oracles.stale_on_wire(trace)]
+    stale = [harm.entries[-1] for harm in stale_on_wire(trace)]
     for frame in stale or _sent_again(trace):
         packet = trace[frame][3]
         assert isinstance(packet, FrameSent)

@@ -1,9 +1,8 @@
 """What a network card read at the decisive moment, told with the bytes: which were meant, and why they did no harm."""
 
-from lateack.cluster import oracles
 from lateack.cluster.narrative_case import Case, Moment, moment_at, refilled
-from lateack.cluster.oracles import SEQUENCES
 from lateack.cluster.trace import Trace
+from lateack.cluster.wire_oracle import SEQUENCES, page_at
 from lateack.nodes import facts
 from lateack.nodes.facts import FrameSent, SegmentTransmitted
 
@@ -64,7 +63,7 @@ def _difference(case: Case, packet: FrameSent) -> list[str]:
 
 
 def _place_in_file(case: Case, packet: FrameSent, offset: int) -> str:
-    page, fact = oracles.page_at(packet, offset), case.write.fact
+    page, fact = page_at(packet, offset), case.write.fact
     if page is None or page[1] not in fact.frames:
         return ""
     place = fact.offset + fact.frames.index(page[1]) * PAGE_SIZE + page[2]

@@ -4,41 +4,23 @@ Each is a pure function of the trace. They join facts on keys (flow and sequence
 and never on the order between two machines, so that they judge a run on many clocks just as one on a single clock.
 """
 
-from bisect import bisect_left
 from collections.abc import Callable
 from typing import NamedTuple
 
-from lateack.cluster.trace import Page, Trace, milliseconds
+from lateack.cluster.trace import Trace, milliseconds
+from lateack.cluster.wire_oracle import Harm, find_stale, stale_on_wire
 from lateack.nodes.facts import (
     AccessFault,
-    BufferRefilled,
     CopyFailed,
     CopyFinished,
     FileAtRest,
-    FrameSent,
+    ForeignPageFreed,
     FrontendBroken,
     LeftOver,
-    Parked,
-    SegmentTransmitted,
-    VifConnected,
     WriteCompleted,
     WriteExecuted,
     WriteIssued,
 )
-
-SEQUENCES = 0xFFFFFFFF  # sequence numbers wrap (RFC 9293, section 3.4)
-EXPLAINED_MAX = 100  # stale frames whose origin is looked up, which takes a search of the trace each
-
-# By flow, and by sequence number and length of a piece: every digest that was ever meant for it.
-Meant = dict[str, dict[tuple[int, int], set[int]]]
-
-
-class Harm(NamedTuple):
-    """One thing that went wrong: its name, a sentence for people, and the positions in the trace that prove it."""
-
-    name: str
-    sentence: str
-    entries: tuple[int, ...]
 
 
 class Write(NamedTuple):
@@ -52,154 +34,6 @@ class Write(NamedTuple):
 
 # A completed write whose bytes are not at rest, why, and the proof.
 Missing = tuple[Write, str, tuple[int, ...]]
-
-
-# --- stale-on-wire ----------------------------------------------------------------------------------------------------
-
-
-def stale_on_wire(trace: Trace) -> list[Harm]:
-    """A frame left whose bytes are not those that were handed over for its sequence range."""
-    return judge_wire(trace)[0]
-
-
-def judge_wire(trace: Trace) -> tuple[list[Harm], int]:
-    """Return the stale frames, and how many pieces of frames could not be judged since no one vouched for them.
-
-    A flow that no transport vouches for at all is not judged.
-    """
-    stale, unjudged = _find_stale(trace)
-    told = [
-        _stale(trace, place, wrong, explained=number < EXPLAINED_MAX) for number, (place, wrong) in enumerate(stale)
-    ]
-    return told, unjudged
-
-
-def _find_stale(trace: Trace) -> tuple[list[tuple[int, list[int]]], int]:
-    """Return where stale frames left, each with the numbers of its wrong pieces, and how many were not judged."""
-    segments = trace.of_type(SegmentTransmitted)
-    meant = {(fact.flow, fact.seq, fact.length): fact.digests for _, _, _, fact in segments}
-    # Nearly always a frame is cut as its segment was and holds what it should: then one look is enough.
-    doubtful = [
-        number
-        for number, (_, _, _, fact) in enumerate(trace.of_type(FrameSent))
-        if meant.get((fact.flow, fact.seq, fact.length)) != fact.digests
-    ]
-    return _judge_pieces(trace, doubtful) if doubtful else ([], 0)
-
-
-def _judge_pieces(trace: Trace, doubtful: list[int]) -> tuple[list[tuple[int, list[int]]], int]:
-    """Judge the doubtful frames (positions among all `FrameSent`) piece by piece; see `_find_stale`."""
-    places, frames = trace.places_of(FrameSent), trace.of_type(FrameSent)
-    doubts = [(places[number], frames[number][3], pieces(frames[number][3])) for number in doubtful]
-    meant: Meant = {}
-    for _, frame, cut in doubts:
-        asked = meant.setdefault(frame.flow, {})
-        for piece in cut:
-            asked[piece] = set()
-    vouched = _gather_meant(trace, meant)
-    stale: list[tuple[int, list[int]]] = []
-    unjudged = 0
-    for place, frame, cut in doubts:
-        if frame.flow in vouched:
-            asked = meant[frame.flow]
-            known = [asked[piece] for piece in cut]
-            unjudged += known.count(set())
-            wrong = [i for i, digests in enumerate(known) if digests and frame.digests[i] not in digests]
-            if wrong:
-                stale.append((place, wrong))
-    return stale, unjudged
-
-
-def pieces(fact: SegmentTransmitted | FrameSent) -> list[tuple[int, int]]:
-    """Return the sequence number and length of each piece that a segment or frame is digested in."""
-    length, mss = fact.length, fact.mss or fact.length
-    return [((fact.seq + offset) & SEQUENCES, min(mss, length - offset)) for offset in range(0, length, mss or 1)]
-
-
-def _gather_meant(trace: Trace, meant: Meant) -> set[str]:
-    """Put every digest that was ever meant for the pieces in *meant* there; return the flows that are vouched for."""
-    starts = {flow: sorted({seq for seq, _ in known}) for flow, known in meant.items()}
-    vouched = set()
-    for _, _, _, fact in trace.of_type(SegmentTransmitted):
-        flow, length = fact.flow, fact.length
-        if flow not in starts:
-            continue
-        vouched.add(flow)
-        if not length:
-            continue
-        asked, mss, end = starts[flow], fact.mss or length, fact.seq + length
-        inside = asked[bisect_left(asked, fact.seq) : bisect_left(asked, end)]
-        if end > SEQUENCES:
-            inside += asked[: bisect_left(asked, end - SEQUENCES - 1)]
-        for start in inside:
-            number, within = divmod((start - fact.seq) & SEQUENCES, mss)
-            piece = (start, min(mss, length - number * mss))
-            if within == 0 and piece in meant[flow]:
-                meant[flow][piece].add(fact.digests[number])
-    return vouched
-
-
-def _stale(trace: Trace, place: int, wrong: list[int], *, explained: bool) -> Harm:
-    at, _, node, frame = trace[place]
-    assert isinstance(frame, FrameSent)
-    offset = wrong[0] * frame.mss
-    count = "all of it" if len(wrong) == len(frame.digests) else f"{len(wrong)} of {len(frame.digests)} pieces"
-    page = page_at(frame, offset)
-    where = f", in frame {page[1]} of domain {page[0]}" if page else ""
-    since, proof = _origin(trace, place, frame, offset) if explained else ("was handed over", (place,))
-    sentence = (
-        f"{node}: {frame.length} bytes of {frame.flow} from sequence {frame.seq} left {frame.place} at "
-        f"{milliseconds(at)} ms; {count}, from offset {offset}{where}, is not what {since}."
-    )
-    return Harm("stale-on-wire", sentence, proof)
-
-
-def _origin(trace: Trace, place: int, frame: FrameSent, offset: int) -> tuple[str, tuple[int, ...]]:
-    """Tell who handed over the bytes that a frame should have, and since when its page holds others, with the proof."""
-    sources = covering(trace, SegmentTransmitted, frame, offset)
-    at, _, node, _ = trace[sources[0]]
-    told = f"{node} handed over at {milliseconds(at)} ms"
-    page = page_at(frame, offset)
-    refill = last_refill(trace, page, place) if page else -1
-    if refill < 0:
-        return told, (*sources, place)
-    told += f"; the application refilled that frame at {milliseconds(trace[refill][0])} ms"
-    return told, (*sources, refill, place)
-
-
-def covering(trace: Trace, kind: type[SegmentTransmitted] | type[Parked], frame: FrameSent, offset: int) -> list[int]:
-    """Return where in the trace byte *offset* of a sent frame was recorded as transmitted or parked, earliest first.
-
-    Ranges that begin where the frame begins are meant, or else any that hold the byte: datagrams are numbered one by
-    one, so that a look at ranges alone would take one for another.
-    """
-    same: list[int] = []
-    holding: list[int] = []
-    for place, _, _, fact in trace.placed(kind):
-        if fact.flow == frame.flow and (frame.seq + offset - fact.seq) & SEQUENCES < fact.length:
-            (same if fact.seq == frame.seq else holding).append(place)
-    return same or holding
-
-
-def page_at(frame: FrameSent, offset: int) -> Page | None:
-    """Return the page that holds payload byte *offset* of a sent frame as (domain, frame, offset, bytes left)."""
-    # The windows begin with whatever headers lie in pages, and end with the payload.
-    left = sum(page[3] for page in frame.pages) - frame.length + offset
-    for domain, number, start, length in frame.pages:
-        if 0 <= left < length:
-            return domain, number, start + left, length - left
-        left -= length
-    return None
-
-
-def last_refill(trace: Trace, page: Page, before: int) -> int:
-    """Return where a page was last refilled by its owner before a position, or -1; for people, not for judging."""
-    owners = {fact.guest for _, _, _, fact in trace.of_type(VifConnected) if fact.domid == page[0]}
-    found = -1
-    for place, _, node, fact in trace.placed(BufferRefilled):
-        if place < before and page[1] in fact.frames and (not owners or node in owners):
-            found = place
-    return found
 
 
 # --- corrupt-at-rest --------------------------------------------------------------------------------------------------
@@ -328,10 +162,20 @@ def fault(trace: Trace) -> list[Harm]:
 
 def leak(trace: Trace) -> list[Harm]:
     """Something was never given back."""
-    return [
+    kept = [
         Harm("leak", f"{node}: {fact.count} {fact.what} never given back by {milliseconds(at)} ms.", (place,))
         for place, at, node, fact in trace.placed(LeftOver)
     ]
+    lost = [
+        Harm(
+            "leak",
+            f"{node}: frame {fact.frame} of domain {fact.domid} went to the general allocator of {fact.place} at "
+            f"{milliseconds(at)} ms, whose it is not.",
+            (place,),
+        )
+        for place, at, node, fact in trace.placed(ForeignPageFreed)
+    ]
+    return kept + lost
 
 
 def stall(trace: Trace) -> list[Harm]:
@@ -384,10 +228,10 @@ def harms(trace: Trace) -> list[str]:
         names.append("corrupt-at-rest")
     if trace.places_of(AccessFault) or trace.places_of(FrontendBroken):
         names.append("fault")
-    if trace.places_of(LeftOver):
+    if trace.places_of(LeftOver) or trace.places_of(ForeignPageFreed):
         names.append("leak")
     if _stalls(trace, writes):
         names.append("stall")
-    if _find_stale(trace)[0]:
+    if find_stale(trace)[0]:
         names.append("stale-on-wire")
     return sorted(names)

@@ -5,8 +5,9 @@ from typing import Protocol
 
 import msgspec
 
-from lateack.cluster.oracles import ORACLES, Harm, judge_wire, stale_on_wire
+from lateack.cluster.oracles import ORACLES
 from lateack.cluster.trace import Trace
+from lateack.cluster.wire_oracle import Harm, judge_wire, stale_on_wire
 from lateack.nodes.facts import (
     CallTransmitted,
     CompletionDeferred,

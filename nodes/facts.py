@@ -6,18 +6,18 @@ live state. Digests are xxh3-64 of the bytes they stand for; sequence numbers ar
 
 from lateack.nodes.fact import Fact as Fact
 from lateack.nodes.facts_host import (
-    BufferRewritten,
-    CallAborted,
-    CarrierLost,
-    ForeignPageFreed,
-    FrontendClosing,
-    HostQueueHit,
-    LingeringCopied,
-    NetbackDied,
-    NetbackRestarted,
-    PacketRead,
-    PacketsDropped,
-    VifDisconnected,
+    BufferRewritten as BufferRewritten,
+    CallAborted as CallAborted,
+    CarrierLost as CarrierLost,
+    ForeignPageFreed as ForeignPageFreed,
+    FrontendClosing as FrontendClosing,
+    HostQueueHit as HostQueueHit,
+    LingeringCopied as LingeringCopied,
+    NetbackDied as NetbackDied,
+    NetbackRestarted as NetbackRestarted,
+    PacketRead as PacketRead,
+    PacketsDropped as PacketsDropped,
+    VifDisconnected as VifDisconnected,
 )
 
 # --- the application and its page buffers (guest) ---------------------------------------------------------------------

@@ -80,11 +80,13 @@ def test_nothing_below_the_machines_imports_one() -> None:
 
 def test_the_oracles_read_a_trace_and_nothing_else() -> None:
     """A verdict comes from recorded facts: the judges cannot reach a machine."""
-    allowed = ("lateack.nodes.facts.", "lateack.cluster.trace.")
+    allowed = ("lateack.nodes.facts.", "lateack.cluster.trace.", "lateack.cluster.wire_oracle.")
+    judges = (HOME / "cluster" / "oracles.py", HOME / "cluster" / "wire_oracle.py")
 
     assert [
         module
-        for module in imports_of(HOME / "cluster" / "oracles.py")
+        for judge in judges
+        for module in imports_of(judge)
         if not (is_standard(module) or module.startswith(allowed))
     ] == []
 

@@ -6,19 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lateack.cluster import oracles
-from lateack.cluster.oracles import (
-    Harm,
-    corrupt_at_rest,
-    covering,
-    fault,
-    harms,
-    judge_wire,
-    leak,
-    page_at,
-    stale_on_wire,
-    stall,
-)
+from lateack.cluster.oracles import corrupt_at_rest, fault, harms, leak, stall
 from lateack.cluster.trace import Trace
+from lateack.cluster.wire_oracle import Harm, covering, judge_wire, page_at, stale_on_wire
 from lateack.nodes.facts import (
     AccessFault,
     BufferRefilled,
