@@ -19,6 +19,13 @@ INTERPRETED = (
     "nodes/records.py",  # gives its options to the classes of compiled modules
     "nodes/strategies/backend.py",  # users derive from it, which they cannot do from a compiled class
     "nodes/strategies/guest.py",
+    "nodes/strategies/destructors.py",  # for what derives from them has attributes of its class, too
+    "nodes/strategies/early.py",
+    "nodes/strategies/foreign.py",
+    "nodes/strategies/guest_destructors.py",
+    "nodes/strategies/guest_zerocopy.py",
+    "nodes/strategies/lazy_copy.py",
+    "nodes/strategies/staging.py",
 )
 BEYOND_NODES = ("cluster/oracles.py", "cluster/trace.py", "cluster/virtual.py", "cluster/wire_oracle.py")
 

@@ -8,7 +8,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from lateack.cluster import mistakes, plugins
 from lateack.cluster.mistakes import Path, ScenarioError, Source, dotted, field_at, keys_at, nearest
-from lateack.cluster.schema import PAGE_SIZE, FrameSelector, Scenario, conditions
+from lateack.cluster.schema import PAGE_SIZE, Scenario, conditions
+from lateack.cluster.schema_faults import FrameSelector
 from lateack.nodes import facts
 from lateack.nodes.stack.dissect import NFS_PROCEDURES
 
@@ -61,7 +62,7 @@ def _places(scenario: Scenario) -> Iterator[Problem]:
         if fault.gate is not None and fault.gate not in scenario.places():
             yield ("faults", name, "gate"), _unknown("place", fault.gate, scenario.places())
     for index, datagrams in enumerate(scenario.datagrams):
-        guests = scenario.guest_names()
+        guests = scenario.guest_names() if scenario.kind == "split" else []
         for key, machine, valid in (("sender", datagrams.sender, guests), ("to", datagrams.to, ["host", *guests])):
             if machine not in valid:
                 yield ("datagrams", index, key), _unknown("machine", machine, valid)

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from lateack.cluster.schema import Condition, Fault, FrameSelector, Scenario, Trigger
+from lateack.cluster.schema import Scenario
+from lateack.cluster.schema_faults import Condition, Fault, FrameSelector, Trigger
 from lateack.nodes import rules
 
 NETWORK = "network"

@@ -10,7 +10,8 @@ from annotated_types import Ge, Le, MultipleOf
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from lateack.cluster.schema import Condition, Scenario, Trigger
+from lateack.cluster.schema import Scenario
+from lateack.cluster.schema_faults import Condition, Trigger
 from lateack.nodes.errors import LateackError
 
 Path = tuple[str | int, ...]

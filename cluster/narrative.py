@@ -10,7 +10,7 @@ from lateack.cluster import oracles
 from lateack.cluster.narrative_case import Case, Moment, case_of, moment_at, refilled
 from lateack.cluster.narrative_reading import BYTES_SHOWN, dump, kept_bytes, reading
 from lateack.cluster.trace import Trace, milliseconds, ranges_text
-from lateack.cluster.wire_oracle import SEQUENCES, Harm, covering
+from lateack.cluster.wire_oracle import SEQUENCES, Harm, Seen, covering
 from lateack.nodes import facts
 from lateack.nodes.facts import FrameSent, SegmentTransmitted
 
@@ -71,7 +71,8 @@ def _again(case: Case) -> list[Moment]:
     if packet is None:
         return _call_again(case)
     waits = [place for place in covering(trace, facts.Parked, packet, 0) if case.sent < place < case.frame]
-    told = (_segment_again(case, packet) if packet.again else []) or _call_again(case)
+    repeated = isinstance(packet, FrameSent) and packet.again
+    told = (_segment_again(case, packet) if repeated else []) or _call_again(case)
     if not waits:
         return told
     wait = milliseconds(trace[case.frame][0] - trace[waits[-1]][0])
@@ -81,7 +82,7 @@ def _again(case: Case) -> list[Moment]:
     return [told[0]._replace(detail=(f"the packet was {gate}", *told[0].detail))]
 
 
-def _segment_again(case: Case, packet: FrameSent) -> list[Moment]:
+def _segment_again(case: Case, packet: Seen) -> list[Moment]:
     """The transport repeats a segment, after a timeout or three duplicate acknowledgements."""
     reasons = [
         (place, f"No acknowledgement came within {milliseconds(fact.rto)} ms, the retransmission timeout")

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from lateack.cluster import oracles
 from lateack.cluster.oracles import Write
 from lateack.cluster.trace import Trace
-from lateack.cluster.wire_oracle import Harm, covering, stale_on_wire
+from lateack.cluster.wire_oracle import SEEN, Harm, Seen, covering, stale_on_wire
 from lateack.nodes import facts
 from lateack.nodes.facts import FrameSent, SegmentTransmitted
 
@@ -33,7 +33,7 @@ class Case(NamedTuple):
     write: Write
     sent: int = -1
     frame: int = -1
-    packet: FrameSent | None = None
+    packet: Seen | None = None
     stale: bool = False
 
 
@@ -54,7 +54,7 @@ def case_of(trace: Trace) -> Case | None:
     stale = [harm.entries[-1] for harm in stale_on_wire(trace)]
     for frame in stale or _sent_again(trace):
         packet = trace[frame][3]
-        assert isinstance(packet, FrameSent)
+        assert isinstance(packet, SEEN)
         sent = covering(trace, SegmentTransmitted, packet, 0)
         write = _write_behind(trace, sent[0], packet, writes) if sent else None
         if write and (not suspects or write in suspects):
@@ -80,7 +80,7 @@ def _sent_again(trace: Trace) -> list[int]:
     return waited + [place for place, fact in again if (fact.flow, fact.seq) not in parked]
 
 
-def _write_behind(trace: Trace, sent: int, packet: FrameSent, writes: Sequence[Write]) -> Write | None:
+def _write_behind(trace: Trace, sent: int, packet: Seen, writes: Sequence[Write]) -> Write | None:
     """Return the write whose bytes a packet was to carry: the last one of its pages, before they were first sent."""
     own = [write for write in writes if write.issued < sent and write.node == trace[sent][2]]
     pages = {number for _, number, _, _ in packet.pages}

@@ -2,7 +2,7 @@
 
 from lateack.cluster.narrative_case import Case, Moment, moment_at, refilled
 from lateack.cluster.trace import Trace
-from lateack.cluster.wire_oracle import SEQUENCES, page_at
+from lateack.cluster.wire_oracle import SEQUENCES, Seen, page_at
 from lateack.nodes import facts
 from lateack.nodes.facts import FrameSent, SegmentTransmitted
 
@@ -20,7 +20,7 @@ def reading(case: Case) -> list[Moment]:
     what = (
         f"{'The gate opened, and ' if opened else ''}{packet.place} read {packet.length} bytes of sequence {packet.seq}"
     )
-    what += " once more" if packet.again else ""
+    what += " once more" if isinstance(packet, FrameSent) and packet.again else ""
     if case.stale:
         sentence = f"{what}: they are not the bytes that were handed over."
         return [moment_at(trace, case.frame, sentence, *_difference(case, packet))]
@@ -28,7 +28,7 @@ def reading(case: Case) -> list[Moment]:
     return [moment_at(trace, case.frame, sentence, *_copies(trace))]
 
 
-def _safety(case: Case, packet: FrameSent) -> str:
+def _safety(case: Case, packet: Seen) -> str:
     """Say why a late read did no harm."""
     domains = {fact.domid for _, _, _, fact in case.trace.placed(facts.VifConnected) if fact.guest == case.write.node}
     own = {number for domain, number, _, _ in packet.pages if domain in domains or not domains}
@@ -46,10 +46,11 @@ def _copies(trace: Trace) -> list[str]:
     return [f"{node} copied {amount} bytes in this run" for node, amount in counts if amount]
 
 
-def _difference(case: Case, packet: FrameSent) -> list[str]:
+def _difference(case: Case, packet: Seen) -> list[str]:
     """Show the first bytes that differ; without the bytes themselves say at least that they do."""
     meant = kept_bytes(case.trace, packet.flow, packet.seq)
-    pairs = enumerate(zip(meant, packet.payload, strict=False))
+    read = packet.payload if isinstance(packet, FrameSent) else b""
+    pairs = enumerate(zip(meant, read, strict=False))
     offset = next((i for i, (should, was) in pairs if should != was), -1)
     if offset < 0:
         return ["the bytes themselves were not kept; their digests differ"]
@@ -58,11 +59,11 @@ def _difference(case: Case, packet: FrameSent) -> list[str]:
     return [
         f"the first difference is at offset {offset}{_place_in_file(case, packet, offset)}; from offset {start}:",
         f"should be {dump(meant[shown])}",
-        f"was       {dump(packet.payload[shown])}",
+        f"was       {dump(read[shown])}",
     ]
 
 
-def _place_in_file(case: Case, packet: FrameSent, offset: int) -> str:
+def _place_in_file(case: Case, packet: Seen, offset: int) -> str:
     page, fact = page_at(packet, offset), case.write.fact
     if page is None or page[1] not in fact.frames:
         return ""

@@ -11,6 +11,8 @@ from lateack.cluster.trace import Trace, milliseconds
 from lateack.cluster.wire_oracle import Harm, find_stale, stale_on_wire
 from lateack.nodes.facts import (
     AccessFault,
+    CallAborted,
+    CallTransmitted,
     CopyFailed,
     CopyFinished,
     FileAtRest,
@@ -179,21 +181,38 @@ def leak(trace: Trace) -> list[Harm]:
 
 
 def stall(trace: Trace) -> list[Harm]:
-    """A write was never completed, or a guest never finished its copy."""
+    """A write was neither completed nor given up, or a copy that was begun was never finished."""
     writes = writes_of(trace)
-    finished = _finished(trace)
-    harms = [_waiting(trace, write) for write in writes if write.completed < write.issued]
-    unfinished = {write.node: write.issued for write in reversed(writes) if write.node not in finished}
-    return harms + [_unfinished(trace, node, first) for node, first in sorted(unfinished.items())]
-
-
-def _finished(trace: Trace) -> set[str]:
-    return {node for _, _, node, _ in trace.of_type(CopyFinished)}
+    waiting = [_waiting(trace, write) for write in _waiting_at_the_end(trace, writes)]
+    return waiting + [_unfinished(trace, node, first) for (node, _), first in sorted(_begun(trace, writes).items())]
 
 
 def _stalls(trace: Trace, writes: list[Write]) -> bool:
-    finished = _finished(trace)
-    return any(write.completed < write.issued or write.node not in finished for write in writes)
+    return bool(_waiting_at_the_end(trace, writes) or _begun(trace, writes))
+
+
+def _begun(trace: Trace, writes: list[Write]) -> dict[tuple[str, str], int]:
+    """Return where each copy began that was never finished, by machine and file; no file where none was written to."""
+    finished = {(node, fact.file) for _, _, node, fact in trace.of_type(CopyFinished)}
+    begun = {
+        (write.node, write.fact.file): write.issued
+        for write in reversed(writes)
+        if (write.node, write.fact.file) not in finished
+    }
+    nodes = {node for node, _ in (*finished, *begun)}
+    for place, _, node, _ in trace.placed(CallTransmitted):
+        if node not in nodes:
+            begun.setdefault((node, ""), place)
+    return begun
+
+
+def _waiting_at_the_end(trace: Trace, writes: list[Write]) -> list[Write]:
+    """Return the writes that were never completed, but for those on which the application itself gave up."""
+    waiting = [write for write in writes if write.completed < write.issued]
+    if not waiting:
+        return waiting
+    aborted = {(node, fact.xid) for _, _, node, fact in trace.of_type(CallAborted)}
+    return [write for write in waiting if (write.node, write.fact.xid) not in aborted]
 
 
 def _waiting(trace: Trace, write: Write) -> Harm:

@@ -14,16 +14,23 @@ from lateack.cluster.faults import rules_at
 from lateack.cluster.inputs import BytesSource, FileSource, generated_input
 from lateack.cluster.plugins import backend_strategy, guest_strategy
 from lateack.cluster.scenario import Scenario
-from lateack.nodes.application import Source
+from lateack.nodes.application import Source, frames_needed
 from lateack.nodes.backend import Backend, BackendConfig
+from lateack.nodes.block_backend import BlockBackend, BlockBackendConfig
+from lateack.nodes.block_guest import BlockGuest, BlockGuestConfig
+from lateack.nodes.bridge import HOST_MAC, BridgeConfig
+from lateack.nodes.chatter import DatagramOrder, frames_of
 from lateack.nodes.client import ClientConfig
 from lateack.nodes.errors import LateackError
 from lateack.nodes.guest import Guest
-from lateack.nodes.memory.pages import PAGE_SIZE, Memory
+from lateack.nodes.loopback import Loopback
+from lateack.nodes.memory.pages import Memory
+from lateack.nodes.metal import Metal
 from lateack.nodes.network import LinkConfig, Network, NetworkConfig
 from lateack.nodes.node import MS, US, Node, S
 from lateack.nodes.rules import facts_awaited
 from lateack.nodes.server import Server, ServerConfig
+from lateack.nodes.stack.egress import DriverConfig
 from lateack.nodes.stack.host import HostAddress
 from lateack.nodes.stack.packets import address_of
 from lateack.nodes.stack.tcp import TcpParameters
@@ -58,10 +65,13 @@ class Topology:
         self.names = machine_names(scenario)
         self.store_holder = SERVER if SERVER in self.names else next(iter(self.guests))
         self.server = HostAddress(address_of("10.0.1.1"), bytes.fromhex("001e67000001"))
+        self.host = HostAddress(address_of("10.0.0.1"), HOST_MAC)
         self.addresses = {
             name: HostAddress(address_of("10.0.0.0") + 10 + number, bytes.fromhex(f"00163e00{number:04x}"))
             for name, number in self.guests.items()
         }
+        if scenario.kind == "block":  # the guests have no network: the backend writes to the server for them
+            self.addresses = {BACKEND: HostAddress(address_of("10.0.0.2"), bytes.fromhex("00163e000000"))}
         self.by_ip = {address.ip: name for name, address in self.addresses.items()} | {self.server.ip: SERVER}
         self.guest_class = guest_strategy(scenario.strategies.guest)
         self.backend_class = backend_strategy(scenario.strategies.backend)
@@ -72,6 +82,8 @@ class Topology:
             rto_max=scenario.tcp.rto_max_ms * MS,
             initial_window_segments=scenario.tcp.initial_window,
             receive_buffer=scenario.tcp.receive_buffer,
+            retries_max=scenario.tcp.retries,
+            host_queue_check=scenario.tcp.host_queue_check,
         )
         self.guest_frames = scenario.guests.memory_pages
         self._check_memory()
@@ -81,7 +93,10 @@ class Topology:
         self.server_config = self._server_config()
         self.network_links = self._links()
         self.network_config = self._network_config()
-        self.guest_configs = {name: self._fixed_guest_config(name) for name in self.guests}
+        clients = self.guests if scenario.kind != "block" else {}
+        self.guest_configs = {name: self._fixed_guest_config(name) for name in clients}
+        if scenario.kind == "metal":
+            self.guest_configs = {name: self._on_metal(config) for name, config in self.guest_configs.items()}
 
     # --- what the world asks ------------------------------------------------------------------------------------------
 
@@ -130,6 +145,14 @@ class Topology:
     ) -> Node:
         """Return one fresh machine; *root* is the file handle that guests mount, *seed* overrides the scenario's."""
         seed = self.scenario.seed if seed is None else seed
+        if self.scenario.kind == "block" and name == BACKEND:
+            return BlockBackend(self._block_backend_config(root, seed), dict(memories), self.guest_class)
+        if self.scenario.kind == "block" and name in self.guests:
+            return BlockGuest(self._block_guest_config(name), memories[name], inputs[name])
+        if self.scenario.kind == "loopback" and name in self.guests:
+            assert store is not None, "the host that serves itself needs a disk"
+            config, service = self._guest_config(name, root, seed), self._loopback_service(name)
+            return Loopback(config, service, memories[name], self.guest_class, inputs[name], store=store)
         if name == BACKEND:
             return Backend(self.backend_config, dict(memories), self.backend_class)
         if name == NETWORK:
@@ -137,15 +160,17 @@ class Topology:
         if name == SERVER:
             assert store is not None, "the server needs a disk"
             return Server(self.server_config, store)
-        return Guest(self._guest_config(name, root, seed), memories[name], self.guest_class, inputs[name])
+        machine = Metal if self.scenario.kind == "metal" else Guest
+        return machine(self._guest_config(name, root, seed), memories[name], self.guest_class, inputs[name])
 
     # --- what each machine is told ------------------------------------------------------------------------------------
 
     def _check_memory(self) -> None:
         scenario = self.scenario
         workload = scenario.workload
-        buffers = workload.buffers * -(-workload.write_size // PAGE_SIZE)
-        needed = 3 + scenario.guests.rx_buffers + buffers + GUEST_PAGES_LEFT
+        buffers = frames_needed(workload.buffers, workload.write_size, workload.reuse)
+        chatting = max(frames_of(self._datagrams(guest)) for guest in self.guests)
+        needed = 3 + scenario.guests.rx_buffers + buffers + chatting + GUEST_PAGES_LEFT
         if workload.transport == "udp" and workload.write_size > UDP_WRITE_MAX:
             raise LateackError(
                 f"workload.write_size is {workload.write_size}, and a WRITE over UDP carries at most {UDP_WRITE_MAX} "
@@ -161,7 +186,16 @@ class Topology:
         number = self.guests[name]
         first_xid = (seed * 0x9E37_79B1 + number * 0x0100_0000) & 0x7FFF_FFFF
         isn = (seed * 0x85EB_CA6B + number * 0x1000_0000) & 0xFFFF_FFFF
-        return replace(self.guest_configs[name], root=root, first_xid=first_xid, isn=isn)
+        config = replace(self.guest_configs[name], root=root, first_xid=first_xid, isn=isn)
+        if self.scenario.kind != "loopback":
+            return config
+        own = config.address
+        return replace(config, server=own.ip, neighbours={own.ip: own.mac})
+
+    def _loopback_service(self, name: str) -> ServerConfig:
+        """Return what the server is told that is the client's own host."""
+        own = self.addresses[name]
+        return replace(self.server_config, name=name, address=own, neighbours={own.ip: own.mac}, clients={own.ip: name})
 
     def _fixed_guest_config(self, name: str) -> ClientConfig:
         """Return what a guest is told, but for what `_guest_config` adds."""
@@ -171,7 +205,7 @@ class Topology:
             backend=BACKEND,
             address=self.addresses[name],
             server=self.server.ip,
-            neighbours={self.server.ip: self.server.mac},
+            neighbours={self.server.ip: self.server.mac} | self._neighbours(),
             tcp=self.tcp,
             rpc=self._timeouts(),
             root=b"",
@@ -184,6 +218,67 @@ class Topology:
             write_size=scenario.workload.write_size,
             rx_target=scenario.guests.rx_buffers,
             rules=self.rules[name],
+            addresses=self.by_ip,
+            datagrams=self._datagrams(name),
+            reuse=scenario.workload.reuse,
+            abort=scenario.workload.abort,
+            tap=scenario.guests.tap,
+        )
+
+    def _on_metal(self, config: ClientConfig) -> ClientConfig:
+        """Return what a client is told whose frames go straight to the network, out of a card of its own."""
+        host = self.backend_config
+        return replace(config, backend=NETWORK, queue_packets=host.queue_frames, gso=host.gso, driver=host.driver)
+
+    def _datagrams(self, guest: str) -> tuple[DatagramOrder, ...]:
+        """Return the streams of datagrams that one guest sends."""
+        return tuple(
+            DatagramOrder(
+                self.host.ip if stream.to == "host" else self.addresses[stream.to].ip,
+                stream.count, stream.bytes, stream.head_bytes, stream.buffers, stream.after_copy,
+            )
+            for stream in self.scenario.datagrams
+            if stream.sender == guest
+        )  # fmt: skip
+
+    def _neighbours(self) -> dict[int, bytes]:
+        """Return who lives on the guests' own segment: nobody whom they would know, unless datagrams are sent there."""
+        if not self.scenario.datagrams:
+            return {}
+        return {address.ip: address.mac for address in (self.host, *self.addresses.values())}
+
+    def _block_guest_config(self, name: str) -> BlockGuestConfig:
+        workload = self.scenario.workload
+        return BlockGuestConfig(
+            name, BACKEND, self.file_name(name), workload.buffers, workload.write_size, workload.reuse, self.rules[name]
+        )
+
+    def _block_backend_config(self, root: bytes, seed: int) -> BlockBackendConfig:
+        """Return what a backend is told that keeps its guests' disks on the server."""
+        scenario, host = self.scenario, self.backend_config
+        return BlockBackendConfig(
+            name=BACKEND,
+            network=NETWORK,
+            guests=dict(self.guests),
+            files={name: self.file_name(name) for name in self.guests},
+            address=self.addresses[BACKEND],
+            server=self.server.ip,
+            neighbours={self.server.ip: self.server.mac},
+            tcp=self.tcp,
+            rpc=self._timeouts(),
+            root=root,
+            mtu=scenario.links.mtu,
+            transport=scenario.workload.transport,
+            unmount=scenario.workload.unmount,
+            abort=scenario.workload.abort,
+            stable=FILE_SYNC if scenario.workload.stable == "file-sync" else UNSTABLE,
+            queue_frames=host.queue_frames,
+            driver=host.driver,
+            gso=host.gso,
+            pages=host.pages,
+            first_xid=seed * 0x9E37_79B1 & 0x7FFF_FFFF,
+            isn=seed * 0x85EB_CA6B & 0xFFFF_FFFF,
+            rules=host.rules,
             addresses=self.by_ip,
         )
 
@@ -208,22 +303,39 @@ class Topology:
             rules=self.rules.get(BACKEND, ()),
             queue_frames=scenario.host.queue_frames,
             gso=scenario.host.gso,
-            software_checksum=scenario.host.checksum == "software",
+            driver=DriverConfig(scenario.host.checksum, scenario.host.segmentation, scenario.host.device),
             pages=BACKEND_PAGES + min(BACKEND_PAGES_PER_GUEST, self.guest_frames) * len(self.guests),
+            bridge=BridgeConfig(
+                scenario.host.tap,
+                scenario.host.mirror,
+                scenario.host.inspect_bytes,
+                scenario.host.expand,
+                scenario.host.device == "orphaning",
+                scenario.host.socket_buffer,
+            ),
+            rx_drain=scenario.host.rx_drain_ms * MS,
+            rx_stall=scenario.host.rx_stall_ms * MS,
         )
 
     def _links(self) -> tuple[LinkConfig, ...]:
+        """Return one direction to the server, and one to whoever has a card on the network."""
         links = self.scenario.links
+        cards = dict.fromkeys(self._card_of(name) for name in self.addresses)
         return tuple(
             LinkConfig(target, way.delay_us * US, way.jitter_us * US, way.loss)
-            for target, way in ((SERVER, links.to_server), (BACKEND, links.to_guests))
+            for target, way in ((SERVER, links.to_server), *((card, links.to_guests) for card in cards))
         )
+
+    def _card_of(self, name: str) -> str:
+        """Return the machine through whose card frames for this one come."""
+        return name if self.scenario.kind == "metal" else BACKEND
 
     def _network_config(self) -> NetworkConfig:
         return NetworkConfig(
             name=NETWORK,
             links=self.network_links,
-            links_by_mac={address.mac: BACKEND for address in self.addresses.values()} | {self.server.mac: SERVER},
+            links_by_mac={address.mac: self._card_of(name) for name, address in self.addresses.items()}
+            | {self.server.mac: SERVER},
             addresses=self.by_ip,
             rules=self.rules[NETWORK],
         )

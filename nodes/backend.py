@@ -2,33 +2,31 @@
 
     guest's ring -> netback (strategy) -> bridge -> NIC -> network          network -> NIC -> bridge -> netback -> guest
 
-Rules can close a gate in two places, before netback and before the card: see `gates`.
+Rules can close gates: before netback, in the queue, before the card reads, and before whoever else is given a packet
+(see `gates`, `bridge`).
 """
 
 from collections.abc import Sequence
 
-from lateack.nodes.facts import Counted, FrameDropped, LeftOver, VifConnected
-from lateack.nodes.gates import NIC_PLACE, RING_PLACE, CardGate, Gates, RingGate, Switch
+from lateack.nodes.bridge import Bridge, BridgeConfig
+from lateack.nodes.facts import Counted, LeftOver
+from lateack.nodes.gates import RING_PLACE, Gates, RingGate, Switch, egress_switches
 from lateack.nodes.memory.hypervisor import Hypervisor
-from lateack.nodes.memory.pages import HeadSlab, Memory, PagePool
+from lateack.nodes.memory.pages import HeadSlab, Memory, Page, PagePool
 from lateack.nodes.messages import Frames, Message, Noticed, Notify, Xenbus
-from lateack.nodes.node import Audit, Boot, Effect, Event, Received, Send, SetTimer, Time, TimerFired, send_frames
+from lateack.nodes.node import MS, Audit, Boot, Effect, Event, Received, SetTimer, Time, TimerFired, send_frames
 from lateack.nodes.records import Record
 from lateack.nodes.rules import Rule
-from lateack.nodes.split.netback import FatalRequest, Vif, admit_packet
-from lateack.nodes.split.xenbus import CONNECTED, DOMAIN_0, GRANT_FRAME, INIT_WAIT, backend_features
-from lateack.nodes.stack.dissect import dissect
-from lateack.nodes.stack.nic import Nic
-from lateack.nodes.stack.packets import IPPROTO_TCP, IPPROTO_UDP
-from lateack.nodes.stack.skb import SkBuff, kfree_skb, skb_length, skb_linear
+from lateack.nodes.split.netback import Clock, FatalRequest, Vif, admit_packet
+from lateack.nodes.split.netback_life import NETBACK_PLACE, NetbackLife, NetbackSwitch
+from lateack.nodes.split.netback_rx import RX_DRAIN_TIMEOUT, RX_STALL_TIMEOUT
+from lateack.nodes.split.xenbus import DOMAIN_0, GRANT_FRAME, backend_features
+from lateack.nodes.stack.egress import PLAIN, DriverConfig, Egress
 from lateack.nodes.strategies.backend import BackendStrategy
 
-BRIDGE_PLACE = "backend.bridge"
 STRATEGY_TIMER = "strategy"
-
-HEAD_BYTES = 54
-"""Ethernet, IPv4 and TCP headers without options."""
-ETH_IPV4 = b"\x08\x00\x45"
+RX_TIMER = "rx."
+"""Before a guest's name: when to look at what waits for its receive buffers."""
 
 
 class BackendConfig(Record):
@@ -41,8 +39,11 @@ class BackendConfig(Record):
     rules: tuple[Rule, ...] = ()
     queue_frames: int = 1000
     gso: bool = True
-    software_checksum: bool = False
+    driver: DriverConfig = PLAIN
     pages: int = 2048
+    bridge: BridgeConfig = BridgeConfig()
+    rx_drain: Time = RX_DRAIN_TIMEOUT
+    rx_stall: Time = RX_STALL_TIMEOUT
 
 
 class Backend:
@@ -58,27 +59,35 @@ class Backend:
         self.memories = memories
         self.hypervisor = Hypervisor()
         self.strategy = strategy(self)
-        self.nic = Nic(
-            NIC_PLACE, self.effects, pool=self.pool, queue_max=config.queue_frames,
-            software_checksum=config.software_checksum,
-        )  # fmt: skip
-        self.bridge: Nic | None = None
+        self.egress = Egress(
+            config.name, self.effects, pool=self.pool, queue_max=config.queue_frames, driver=config.driver
+        )
+        self.nic = self.egress.nic
+        self.bridge = Bridge(config.bridge, self.egress, slab=self.slab, pool=self.pool)
+        self.clock = Clock()
         self.vifs: dict[str, Vif] = {}
-        self.vif_by_mac: dict[bytes, Vif] = {}
+        self.vif_by_mac = self.bridge.ports
         for guest, domid in config.guests.items():
             self.hypervisor.add_domain(memories[guest], GRANT_FRAME)
-            self.vifs[guest] = Vif(guest, domid, self.effects)
+            self.vifs[guest] = Vif(guest, domid, self.effects, self.clock)
+        features = backend_features(config.gso, self.strategy.wants_staging)
+        self.life = NetbackLife(self, config.guests, features)
         self.ring_gate = RingGate(self, config.addresses)
         self.gates = Gates(config.rules, self._switches(), self.effects, owner=config.name, addresses=config.addresses)
+        self.bridge.gates = self.gates
         if config.rules:
             self.nic.watch = self.gates
+        drain_ms = self.strategy.rx_drain_ms
+        self.rx_drain = config.rx_drain if drain_ms is None else drain_ms * MS
         self.copied_bytes = 0
         self.now = 0
         self.pinned_page_ns = 0
 
     def _switches(self) -> dict[str, Switch]:
         """Return what rules can switch here, by place."""
-        return {NIC_PLACE: CardGate(self.nic), RING_PLACE: self.ring_gate}
+        switches: dict[str, Switch] = egress_switches(self.egress) | {RING_PLACE: self.ring_gate}
+        switches[NETBACK_PLACE] = NetbackSwitch(self.life)
+        return switches | self.bridge.switches()
 
     # --- what the strategy may ask (BackendKernel) --------------------------------------------------------------------
 
@@ -90,6 +99,10 @@ class Backend:
         """Call the strategy's `woken` at this time; a later order replaces an earlier one."""
         self.effects.append(SetTimer(STRATEGY_TIMER, at))
 
+    def dma_mapped(self, page: Page) -> bool:
+        """Say whether a packet in the card's ring shows this page; asked rarely, so that nobody keeps count."""
+        return any(frag.page is page for skb in self.nic.queue for frag in skb.shinfo.frags)
+
     def handle(self, event: Event, now: Time) -> Sequence[Effect]:
         """Take one event at `now`; see `Node`."""
         self._count_pins(now)
@@ -97,7 +110,8 @@ class Backend:
             case Received():
                 self._received(event.source, event.message, now)
             case Boot():
-                self._boot()
+                self.gates.start()
+                self.life.boot()
             case Audit():
                 self._audit()
             case TimerFired():
@@ -116,22 +130,25 @@ class Backend:
     def _received(self, source: str, message: Message, now: Time) -> None:
         match message:
             case Notify():
-                self._interrupt(self.vifs[source], now)
+                self.interrupt(self.vifs[source], now)
             case Frames():
                 self._receive(message.frames)
             case Xenbus():
-                self._frontend_changed(source, message.state, message.keys)
+                self.life.frontend_changed(source, message.state, message.keys, now)
             case Noticed():
                 self.gates.fact_occurred(message.node, message.fact)
 
     def _timer(self, name: str, now: Time) -> None:
-        assert name == STRATEGY_TIMER, f"the backend has set no timer {name}"
-        self.strategy.woken(now)
+        if name == STRATEGY_TIMER:
+            self.strategy.woken(now)
+            return
+        assert name.startswith(RX_TIMER), f"the backend has set no timer {name}"
+        self.vifs[name.removeprefix(RX_TIMER)].expire(now, self.rx_drain, self.config.rx_stall)
 
     def _count_pins(self, now: Time) -> None:
         """Add up how long guests' pages have been mapped here, in page-nanoseconds; the rings count, too."""
         self.pinned_page_ns += self.hypervisor.mapped_by(DOMAIN_0) * (now - self.now)
-        self.now = now
+        self.now = self.clock.now = now
 
     def close(self) -> None:
         """Let go of the machine's memory; see `Node`."""
@@ -142,15 +159,20 @@ class Backend:
 
     def pending(self) -> int:
         """Requests of guests that can still be answered; what waits behind a closed gate is the rule's business."""
-        return sum(bool(vif.rx_queue) for vif in self.vifs.values())
+        return sum(bool(vif.rx_queue) for vif in self.vifs.values()) + self.strategy.pending()
 
     # --- guest to network ---------------------------------------------------------------------------------------------
 
-    def _interrupt(self, vif: Vif, now: Time) -> None:
+    def interrupt(self, vif: Vif, now: Time) -> None:
+        """Look into the rings of an interface: its event channel has fired, or it has just been connected."""
         if self.ring_gate.closed:
             self.ring_gate.park(vif)
         else:
             self._consume(vif, now)
+        if vif.staging is not None and vif.staging.serve():
+            vif.notify()
+        if vif.carrier_off:
+            vif.look_for_buffers()
         if vif.rx_queue:
             vif.deliver(self.hypervisor)
 
@@ -166,6 +188,7 @@ class Backend:
             return
         gate = self.ring_gate
         strategy = self.strategy
+        forward = self.bridge.forward
         try:
             if tx.requests_overflowed():
                 raise FatalRequest("the ring claims more requests than it has slots")
@@ -173,7 +196,7 @@ class Backend:
                 while not gate.closed and strategy.may_take(vif) and (packet := vif.take_packet()):
                     skb = admit_packet(vif, strategy, packet)
                     if skb is not None:
-                        self._forward(skb, now)
+                        forward(skb, now)
                 if gate.closed:
                     gate.park(vif)
                     return
@@ -191,27 +214,6 @@ class Backend:
             self.strategy.settle(vif)
             vif.push()
         return vif.outstanding < before or (not before and self.strategy.may_take(vif))
-
-    def _forward(self, skb: SkBuff, now: Time) -> None:
-        """The bridge: to another guest of this host if the address is one's, else out of the card."""
-        data = skb.data
-        linear = skb.tail - data
-        head = self.memory.view[data : data + HEAD_BYTES].tobytes()  # a whole cell lies there, however short the packet
-        if not is_carried(head, linear, skb.shinfo.gso_size):
-            self.effects.append(FrameDropped(BRIDGE_PLACE, "neither TCP nor UDP over IPv4, or broken headers"))
-            kfree_skb(skb)
-            return
-        if self.gates.ring_watched:
-            self.gates.passed(RING_PLACE, dissect(skb_linear(skb), self.config.addresses, skb_length(skb) - linear))
-        vif = self.vif_by_mac.get(head[:6])
-        if vif is None:
-            self.nic.xmit(skb, now)
-            return
-        if self.bridge is None:
-            self.bridge = Nic(BRIDGE_PLACE, self.effects, pool=self.pool, queue_max=self.config.queue_frames)
-        self.bridge.xmit(skb, now)  # read at once: no card and no gate stand between two guests of one host
-        for frame in self.bridge.take_frames():
-            vif.queue_frame(frame)
 
     # --- network to guest ---------------------------------------------------------------------------------------------
 
@@ -234,84 +236,84 @@ class Backend:
             self._settle(now)
 
     def _settle(self, now: Time) -> None:
+        """Let the readers read, answer every guest what is released, and deliver what has arrived."""
+        bridge = self.bridge
+        if bridge.fresh:
+            bridge.read()
+        self._settle_guests(now)
+        if bridge.crossed:
+            # What one guest takes out of its queue may give back the pages of another that had its turn already.
+            for _ in self.vifs:
+                if any(vif.released for vif in self.vifs.values()):
+                    self._settle_guests(now)
+        while self.strategy.room_again:
+            self._feed(now)
+        if self.life.busy and self.life.work(now):
+            self._settle(now)
+
+    def _feed(self, now: Time) -> None:
+        """Slots that all guests share are free again after one was refused: look into every ring once more."""
+        self.strategy.room_again = False
+        if not self.ring_gate.closed:
+            self.consume_rings()
+        if self.bridge.fresh:
+            self.bridge.read()
+        self._settle_guests(now)
+
+    def _settle_guests(self, now: Time) -> None:
         """Answer every guest what is released, take what then finds room, and deliver what has arrived."""
         for vif in self.vifs.values():
             if vif.released:
                 self.strategy.settle(vif)
                 if vif.tx is not None and not self.ring_gate.closed and vif.tx.unconsumed_requests():
                     self._consume(vif, now)
+                    if self.bridge.fresh:
+                        self.bridge.read()
                     self.strategy.settle(vif)
             if vif.unpushed:
                 vif.push()
             if vif.rx_queue:
                 vif.deliver(self.hypervisor)
+                if vif.rx_queue:
+                    self._await_guest(vif, now)
 
-    # --- xenbus -------------------------------------------------------------------------------------------------------
-
-    def _boot(self) -> None:
-        self.gates.start()
-        for guest in self.vifs:
-            self.effects.append(Send(guest, Xenbus(INIT_WAIT, backend_features(self.config.gso))))
-
-    def _frontend_changed(self, guest: str, state: int, keys: dict[str, str | int]) -> None:
-        vif = self.vifs[guest]
-        if state != CONNECTED or vif.tx is not None:
-            return
-        problem = vif.connect(keys, self.hypervisor)
-        if vif.mac in self.vif_by_mac:
-            problem = "its address is another guest's"
-        if problem is not None:
-            vif.fatal(problem)
-            return
-        self.vif_by_mac[vif.mac] = vif
-        self.effects.append(VifConnected(guest, vif.domid))
-        self.effects.append(Send(guest, Xenbus(CONNECTED, {})))
+    def _await_guest(self, vif: Vif, now: Time) -> None:
+        """A guest has no buffers for what arrived: look again before that has waited too long."""
+        at = vif.deadline(now, self.rx_drain, self.config.rx_stall)
+        if at is not None:
+            self.effects.append(SetTimer(RX_TIMER + vif.guest, at))
 
     # --- audit --------------------------------------------------------------------------------------------------------
 
     def _audit(self) -> None:
         effects = self.effects
+        heads_kept, pages_kept = self.bridge.audit()
         for vif in self.vifs.values():
             if vif.outstanding:
                 effects.append(LeftOver(f"unanswered requests of {vif.guest}", vif.outstanding))
-        if self.nic.queue:
-            effects.append(LeftOver("packets in the transmit queue", len(self.nic.queue)))
+        if self.egress.waiting():
+            effects.append(LeftOver("packets in the transmit queue", self.egress.waiting()))
         for what, count in self.strategy.left_over().items():
             if count:
                 effects.append(LeftOver(what, count))
         rings = 2 * sum(vif.tx is not None for vif in self.vifs.values())
+        rings += sum([vif.staging.pins() for vif in self.vifs.values() if vif.staging is not None])
         pins = sum(self.hypervisor.pins().values()) - rings
         if pins:
             effects.append(LeftOver("grant pins", pins))
-        if self.slab.outstanding:
-            effects.append(LeftOver("socket buffers", self.slab.outstanding))
-        pages = self.pool.outstanding - len(self.slab.pages)
+        heads = self.slab.outstanding - heads_kept
+        if heads:
+            effects.append(LeftOver("socket buffers", heads))
+        pages = self.pool.outstanding - len(self.slab.pages) - pages_kept
         if pages:
             effects.append(LeftOver("backend pages", pages))
         hypervisor = self.hypervisor
-        effects.append(Counted("copied_bytes", self.copied_bytes + self.nic.copied_bytes))
+        effects.append(Counted("copied_bytes", self.copied_bytes + self.egress.copied_bytes + self.bridge.copied()))
         effects.append(Counted("grant_maps", hypervisor.maps))
         effects.append(Counted("grant_unmaps", hypervisor.unmaps))
         effects.append(Counted("grant_copies", hypervisor.copies))
         effects.append(Counted("grant_bytes_copied", hypervisor.bytes_copied))
         effects.append(Counted("tlb_flushes", hypervisor.tlb_flushes))
         effects.append(Counted("pinned_page_us", self.pinned_page_ns // 1000))
+        effects.append(Counted("longest_held_us", max(vif.longest_held for vif in self.vifs.values()) // 1000))
         effects.append(Counted("notifications", sum(vif.notifications for vif in self.vifs.values())))
-
-
-def is_carried(head: bytes, linear: int, gso_size: int) -> bool:
-    """Say whether the host can carry a packet: IPv4 with TCP or UDP, its headers whole within *linear* bytes.
-
-    *head* is `HEAD_BYTES` from the packet's first one on; beyond *linear* they mean nothing. Only TCP without options
-    can be cut (*gso_size*). What a guest sends must never stop the host; Linux's skb_checksum_setup drops what it
-    cannot make sense of, too.
-    """
-    if head[12:15] != ETH_IPV4 or linear < 34:
-        return False
-    if head[23] == IPPROTO_TCP:
-        if linear < HEAD_BYTES:
-            return False
-        offset = head[46] >> 4
-        return offset == 5 or (offset > 5 and not gso_size and 34 + offset * 4 <= linear)
-    is_fragment = head[20] & 0x3F or head[21]
-    return head[23] == IPPROTO_UDP and not gso_size and bool(is_fragment or linear >= 42)

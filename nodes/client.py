@@ -10,17 +10,21 @@ from collections.abc import Sequence
 
 import msgspec
 
-from lateack.nodes.application import Copier, Source
+from lateack.nodes.application import COPY_ON_WRITE, IN_PLACE, REALLOCATED, Copier, Source, frames_needed
+from lateack.nodes.chatter import DatagramOrder, chatters_of, frames_of
 from lateack.nodes.facts import Counted, LeftOver, WriteCompleted
 from lateack.nodes.gates import Gates, Switch
-from lateack.nodes.memory.pages import PAGE_SIZE, HeadSlab, Memory, PagePool
+from lateack.nodes.memory.pages import HeadSlab, Memory, PagePool
 from lateack.nodes.node import Effect, SetTimer, Time
 from lateack.nodes.records import Record
 from lateack.nodes.rules import Rule
+from lateack.nodes.stack.egress import PLAIN, DriverConfig
 from lateack.nodes.stack.host import HostAddress, IpStack
-from lateack.nodes.stack.tcp import TcpParameters
+from lateack.nodes.stack.tap import TappedDevice
+from lateack.nodes.stack.tcp import Device, TcpParameters
 from lateack.nodes.storage import nfs
-from lateack.nodes.storage.nfs_client import NfsClient, NfsMount, NfsWrite
+from lateack.nodes.storage.nfs_client import NfsClient, NfsMount
+from lateack.nodes.storage.nfs_write import NfsWrite
 from lateack.nodes.storage.rpc_client import RpcTimeouts
 from lateack.nodes.strategies.guest import GuestStrategy, Write
 
@@ -47,10 +51,16 @@ class ClientConfig(Record):
     write_size: int = 32768
     rx_target: int = 64
     queue_packets: int = 1000
+    gso: bool = True
+    driver: DriverConfig = PLAIN
     first_xid: int = 1
     isn: int = 1
     rules: tuple[Rule, ...] = ()
     addresses: dict[int, str] = msgspec.field(default_factory=dict)
+    datagrams: tuple[DatagramOrder, ...] = ()
+    reuse: str = IN_PLACE
+    abort: bool = False
+    tap: bool = False
 
 
 class Client:
@@ -67,9 +77,10 @@ class Client:
         self.name = config.name
         self.effects: list[Effect] = []
         self.memory = memory
-        buffer_pages = config.buffers * -(-config.write_size // PAGE_SIZE)
+        buffer_pages = frames_needed(config.buffers, config.write_size, config.reuse)
         first_buffer = memory.frames - buffer_pages
-        self.kernel_pages = PagePool(memory, first_frame, first_buffer - first_frame)
+        first_datagram = first_buffer - frames_of(config.datagrams)
+        self.kernel_pages = PagePool(memory, first_frame, first_datagram - first_frame)
         self.slab = HeadSlab(memory, self.kernel_pages)
         self.stack = IpStack(
             config.address, config.neighbours, slab=self.slab, pool=self.kernel_pages, effects=self.effects,
@@ -77,21 +88,33 @@ class Client:
         )  # fmt: skip
         self.copier = Copier(
             source, config.file, memory, self.effects,
-            first_frame=first_buffer, buffers=config.buffers, write_size=config.write_size,
+            first_frame=first_buffer, buffers=config.buffers, write_size=config.write_size, reuse=config.reuse,
         )  # fmt: skip
+        self.transport = config.transport
         self.strategy = strategy(self)
         if self.strategy.watches_clones:
             self.stack.clone_hook = self.strategy
         mount = NfsMount(
             config.name, config.server, config.root, config.transport, config.rpc, config.stable, config.first_xid,
-            config.unmount,
+            config.unmount, aborts=config.abort, pins=config.reuse in (REALLOCATED, COPY_ON_WRITE),
         )  # fmt: skip
         self.nfs = NfsClient(mount, self.stack, self.copier, self.strategy)
+        self.chatters = chatters_of(
+            config.datagrams, self.stack, memory, first_frame=first_datagram, first_index=config.buffers
+        )
         self.completed: list[NfsWrite] = []
         self.rpc_armed: int | None = None
         self.copied_bytes = 0
         self.now = 0
         self.gates: Gates | None = None
+        self.tap: TappedDevice | None = None
+
+    def attach(self, device: Device) -> None:
+        """Put the stack on a device; where somebody listens, or a rule says when, a tap lies between."""
+        place = f"{self.name}.tap"
+        if self.config.tap or any(rule.place == place for rule in self.config.rules):
+            self.tap = TappedDevice(device, place, self.kernel_pages, self.effects)
+        self.stack.device = self.tap or device
 
     def follow_rules(self) -> None:
         """Follow the rules of the configuration, once every place that they can name exists (see `switches`)."""
@@ -102,15 +125,22 @@ class Client:
 
     def switches(self) -> dict[str, Switch]:
         """Return what rules can switch at this machine, by place; a machine adds its own."""
-        return {}
+        switches: dict[str, Switch] = {f"{self.name}.buffers": Scribbler(self)}
+        if self.tap is not None:
+            switches[f"{self.name}.tap"] = self.tap.reader
+        return switches
 
     def end_event(self, now: Time) -> Sequence[Effect]:
         """Finish an event: run the application, flush the stack, arm the RPC timer, and return the effects."""
         if self.completed:
             self._run_application(now)
+        for chatter in self.chatters:
+            chatter.run(now, idle=self.copier.over)
         if self.stack.touched:
             self.stack.flush(now)
         self.flush_device()
+        if self.tap is not None:
+            self.tap.reader.read()
         deadline = self.nfs.rpc.deadline
         if deadline is not None and (self.rpc_armed is None or deadline < self.rpc_armed):
             # The earliest call timeout; an earlier wake-up that is on its way does as well.
@@ -137,7 +167,8 @@ class Client:
 
     def pending(self) -> int:
         """Whether the copy is still under way, and what TCP has not heard back about."""
-        return (not self.copier.over) + self.stack.pending()
+        chatting = sum([chatter.pending() for chatter in self.chatters]) if self.chatters else 0
+        return (not self.copier.over) + self.stack.pending() + chatting
 
     # --- what the strategy may ask (GuestKernel) ----------------------------------------------------------------------
 
@@ -158,9 +189,10 @@ class Client:
         copier = self.copier
         completed, self.completed = self.completed, []
         for write in completed:
-            self.effects.append(
-                WriteCompleted(write.xid, copier.file, write.offset, write.count, now - write.issued_at)
-            )
+            if not write.aborted:
+                self.effects.append(
+                    WriteCompleted(write.xid, copier.file, write.offset, write.count, now - write.issued_at)
+                )
             if not copier.over and copier.refill(write.buffer):
                 self.nfs.write(write.buffer, now)
         if copier.finished() and not self.nfs.unmounting and not copier.over:
@@ -194,12 +226,39 @@ class Client:
 
     def audit(self, left: dict[str, int], counted: dict[str, int]) -> None:
         """Record what was never given back and what the run cost; a machine adds what its device knows."""
-        left["page references"] = sum([page.refs - 1 for buffer in self.copier.buffers for page in buffer.pages])
+        left["page references"] = self.copier.shared_pages()
         left["socket buffers"] = self.slab.outstanding
         left["calls without a reply"] = len(self.nfs.rpc.pending)
-        self.effects += [LeftOver(what, count) for what, count in left.items() if count]
+        if self.copier.over and self.copier.finished():  # else it broke off in the middle and holds what it needed
+            self.effects += [LeftOver(what, count) for what, count in left.items() if count]
+        if self.tap is not None:
+            self.tap.reader.look()
+            self.copied_bytes += self.tap.copied_bytes
         counted["copied_bytes"] = self.copied_bytes
         counted["payload_bytes"] = self.nfs.payload_bytes
         counted["rpc_retransmissions"] = self.nfs.rpc.retransmissions
         counted["unmatched_replies"] = self.nfs.rpc.unmatched_replies
         self.effects += [Counted(name, amount) for name, amount in counted.items()]
+
+
+class Scribbler:
+    """The switch by which a rule makes the application write into buffers that are being written, without waiting."""
+
+    __slots__ = ("client",)
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+
+    def on(self) -> None:
+        """Turn every bit of each buffer whose write the application has not been told is done."""
+        for request in self.client.nfs.rpc.pending.values():
+            write = request.context
+            if isinstance(write, NfsWrite) and not write.done:
+                self.client.copier.rewrite(write.buffer)
+
+    def off(self) -> None:
+        """What is written is written."""
+
+    def waiting(self) -> int:
+        """Return how many packets wait here: none ever do."""
+        return 0

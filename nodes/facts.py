@@ -6,17 +6,60 @@ live state. Digests are xxh3-64 of the bytes they stand for; sequence numbers ar
 
 from lateack.nodes.fact import Fact as Fact
 from lateack.nodes.facts_host import (
+    AccessFault as AccessFault,
+)
+from lateack.nodes.facts_host import (
     BufferRewritten as BufferRewritten,
+)
+from lateack.nodes.facts_host import (
     CallAborted as CallAborted,
+)
+from lateack.nodes.facts_host import (
     CarrierLost as CarrierLost,
+)
+from lateack.nodes.facts_host import (
     ForeignPageFreed as ForeignPageFreed,
+)
+from lateack.nodes.facts_host import (
+    FrontendBroken as FrontendBroken,
+)
+from lateack.nodes.facts_host import (
     FrontendClosing as FrontendClosing,
+)
+from lateack.nodes.facts_host import (
     HostQueueHit as HostQueueHit,
+)
+from lateack.nodes.facts_host import (
     LingeringCopied as LingeringCopied,
+)
+from lateack.nodes.facts_host import (
     NetbackDied as NetbackDied,
+)
+from lateack.nodes.facts_host import (
     NetbackRestarted as NetbackRestarted,
+)
+from lateack.nodes.facts_host import (
     PacketRead as PacketRead,
+)
+from lateack.nodes.facts_host import (
     PacketsDropped as PacketsDropped,
+)
+from lateack.nodes.facts_host import (
+    VbdConnected as VbdConnected,
+)
+from lateack.nodes.facts_host import (
+    VbdDisabled as VbdDisabled,
+)
+from lateack.nodes.facts_host import (
+    VbdDisconnected as VbdDisconnected,
+)
+from lateack.nodes.facts_host import (
+    VifConnected as VifConnected,
+)
+from lateack.nodes.facts_host import (
+    VifDisabled as VifDisabled,
+)
+from lateack.nodes.facts_host import (
     VifDisconnected as VifDisconnected,
 )
 
@@ -212,35 +255,6 @@ class GateOpened(Fact, frozen=True, gc=False, tag=True):
     waiting: int
 
 
-class VifConnected(Fact, frozen=True, gc=False, tag=True):
-    """A guest's virtual interface reached xenbus state Connected at the backend."""
-
-    guest: str
-    domid: int
-
-
-class VifDisabled(Fact, frozen=True, gc=False, tag=True):
-    """The backend shut a guest's virtual interface after a request that no honest frontend makes."""
-
-    guest: str
-    reason: str
-
-
-class AccessFault(Fact, frozen=True, gc=False, tag=True):
-    """Something touched a page that is no longer mapped, and read poison."""
-
-    place: str
-    domid: int
-    frame: int
-
-
-class FrontendBroken(Fact, frozen=True, gc=False, tag=True):
-    """netfront found a response for a page that the backend still maps, and disabled itself (XSA-396)."""
-
-    guest: str
-    reason: str
-
-
 # --- the network ------------------------------------------------------------------------------------------------------
 
 
@@ -367,4 +381,7 @@ AnyFact = (
     | VifDisconnected
     | NetbackDied
     | NetbackRestarted
+    | VbdConnected
+    | VbdDisabled
+    | VbdDisconnected
 )

@@ -85,6 +85,35 @@ class HostQueueHit(Fact, frozen=True, gc=False, tag=True):
 # --- drivers that come and go -----------------------------------------------------------------------------------------
 
 
+class VifConnected(Fact, frozen=True, gc=False, tag=True):
+    """A guest's virtual interface reached xenbus state Connected at the backend."""
+
+    guest: str
+    domid: int
+
+
+class VifDisabled(Fact, frozen=True, gc=False, tag=True):
+    """The backend shut a guest's virtual interface after a request that no honest frontend makes."""
+
+    guest: str
+    reason: str
+
+
+class AccessFault(Fact, frozen=True, gc=False, tag=True):
+    """Something touched a page that is no longer mapped, and read poison."""
+
+    place: str
+    domid: int
+    frame: int
+
+
+class FrontendBroken(Fact, frozen=True, gc=False, tag=True):
+    """netfront found a response for a page that the backend still maps, and disabled itself (XSA-396)."""
+
+    guest: str
+    reason: str
+
+
 class FrontendClosing(Fact, frozen=True, gc=False, tag=True):
     """A frontend detaches itself: it went to xenbus state Closing with so many requests not answered."""
 
@@ -110,3 +139,25 @@ class NetbackRestarted(Fact, frozen=True, gc=False, tag=True):
     """netback is back, knows nothing of before, and offers every frontend to connect anew."""
 
     place: str
+
+
+class VbdConnected(Fact, frozen=True, gc=False, tag=True):
+    """A guest's virtual disk of so many 512-byte sectors reached xenbus state Connected at the backend."""
+
+    guest: str
+    domid: int
+    sectors: int
+
+
+class VbdDisabled(Fact, frozen=True, gc=False, tag=True):
+    """The backend processes a guest's block ring no more, after something that no honest frontend does."""
+
+    guest: str
+    reason: str
+
+
+class VbdDisconnected(Fact, frozen=True, gc=False, tag=True):
+    """The backend has let go of a guest's disk: nothing of it is in flight, its ring is unmapped."""
+
+    guest: str
+    domid: int

@@ -18,10 +18,10 @@ from lateack.nodes.node import Effect
 from lateack.nodes.rules import ACTIVE, OVER, Rule, RuleState
 from lateack.nodes.split.netback import Vif
 from lateack.nodes.stack.dissect import Dissection, dissect
+from lateack.nodes.stack.egress import Egress
 from lateack.nodes.stack.nic import Nic, NicWatcher
 
 NIC_PLACE = "backend.nic"
-QUEUE_PLACE = "backend.queue"
 RING_PLACE = "backend.ring"
 
 PEEK_BYTES = 128
@@ -147,25 +147,30 @@ class Gates(NicWatcher):
             switch.off()
 
 
-class CardGate:
-    """The gate in front of a card's DMA."""
+class QueueGate:
+    """The gate behind a host's queue, or in front of its card's DMA."""
 
-    __slots__ = ("nic",)
+    __slots__ = ("gated",)
 
-    def __init__(self, nic: Nic) -> None:
-        self.nic = nic
+    def __init__(self, gated: Egress | Nic) -> None:
+        self.gated = gated
 
     def on(self) -> None:
-        """Nothing is read any more."""
-        self.nic.closed = True
+        """Nothing is handed over, or read, any more."""
+        self.gated.closed = True
 
     def off(self) -> None:
-        """Everything that waits is read now."""
-        self.nic.open()
+        """Everything that waits is handed over, or read, now."""
+        self.gated.open()
 
     def waiting(self) -> int:
-        """Return how many packets wait to be read."""
-        return len(self.nic.queue)
+        """Return how many packets wait here."""
+        return len(self.gated.queue)
+
+
+def egress_switches(egress: Egress) -> dict[str, Switch]:
+    """Return the two gates of a host's way out, by place."""
+    return {egress.place: QueueGate(egress), egress.nic.place: QueueGate(egress.nic)}
 
 
 class Consumer(Protocol):

@@ -4,12 +4,15 @@ from collections.abc import Sequence
 
 from lateack.nodes.application import Source
 from lateack.nodes.client import Client, ClientConfig
+from lateack.nodes.gates import Switch
 from lateack.nodes.memory.grants import GrantTable
 from lateack.nodes.memory.pages import Memory
 from lateack.nodes.messages import Message, Noticed, Notify, Xenbus
-from lateack.nodes.node import Audit, Boot, Effect, Event, Received, Send, Time, TimerFired
+from lateack.nodes.node import Audit, Boot, Effect, Event, Received, Time, TimerFired
 from lateack.nodes.split.netfront import Netfront
-from lateack.nodes.split.xenbus import CONNECTED, FIRST_FREE_FRAME, GRANT_FRAME, INIT_WAIT
+from lateack.nodes.split.netfront_life import GRANTS_TIMER, NetfrontLife, VifSwitch
+from lateack.nodes.split.rx_gate import ReceiveGate
+from lateack.nodes.split.xenbus import FIRST_FREE_FRAME, GRANT_FRAME, INIT_WAIT
 from lateack.nodes.strategies.guest import GuestStrategy
 
 
@@ -23,7 +26,9 @@ class Guest(Client):
             config.name, config.backend, memory, self.grants, self.kernel_pages, self.effects,
             rx_target=config.rx_target, queue_max=config.queue_packets,
         )  # fmt: skip
-        self.stack.device = self.netfront
+        self.life = NetfrontLife(self.netfront, config.backend, config.address.mac)
+        self.started = False
+        self.attach(self.netfront)
         self.follow_rules()
 
     def handle(self, event: Event, now: Time) -> Sequence[Effect]:
@@ -47,6 +52,20 @@ class Guest(Client):
             self._audit()
         return self.end_event(now)
 
+    def switches(self) -> dict[str, Switch]:
+        """Return what rules can switch at this guest, by place."""
+        switches = super().switches()
+        switches[f"{self.name}.rx"] = ReceiveGate(self.netfront)
+        switches[f"{self.name}.vif"] = VifSwitch(self.life)
+        return switches
+
+    def timer(self, name: str, now: Time) -> None:
+        """Take a timer of the driver, or of what lies above it."""
+        if name == GRANTS_TIMER:
+            self.life.retry(now)
+        else:
+            super().timer(name, now)
+
     def flush_device(self) -> None:
         """Publish the new requests and kick the backend if it asked for that."""
         if self.netfront.unpushed:
@@ -64,18 +83,29 @@ class Guest(Client):
     def _backend_changed(self, state: int, keys: dict[str, str | int], now: Time) -> None:
         if state == INIT_WAIT:
             self.stack.gso = bool(keys.get("feature-gso-tcpv4"))
-            mine = self.netfront.connect(self.config.address.mac)
-            self.effects.append(Send(self.config.backend, Xenbus(CONNECTED, mine)))
-        elif state == CONNECTED:
+        if not self.life.backend_changed(state, keys, now):
+            return
+        self.netfront.connected()
+        if not self.started:
+            self.started = True
             self.nfs.connect(now)
+            for chatter in self.chatters:
+                if not chatter.order.after_copy:
+                    chatter.start(now)
 
     def _audit(self) -> None:
-        netfront = self.netfront
-        offered = netfront.rx_offered
+        netfront, deferred = self.netfront, self.life.deferred
+        for _ in range(len(deferred.waiting)):
+            deferred.retry()  # the timer would have got there
+        lent, kept = netfront.lent(), netfront.rx_offered
+        staging = netfront.staging
+        if staging is not None:
+            lent, kept = lent + staging.held(), kept + staging.held()
+        self.copied(netfront.charge())
         left = {
-            "grants": self.grants.in_use - 2 - offered,
-            "unanswered requests": netfront.tx.size - len(netfront.free_ids),
+            "grants": self.grants.in_use - lent,
+            "unanswered requests": netfront.unanswered(),
             "queued packets": len(netfront.queue),
-            "kernel pages": self.kernel_pages.outstanding - len(self.slab.pages) - offered,
+            "kernel pages": self.kernel_pages.outstanding - len(self.slab.pages) - kept,
         }
-        self.audit(left if netfront.tx.req_prod_pvt else {}, {"notifications": netfront.notifications})
+        self.audit(left, {"notifications": netfront.notifications})

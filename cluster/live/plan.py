@@ -108,6 +108,8 @@ class ScenarioPlan:
         inputs: dict[str, Source] = {}
         if name in self._topology.guests:
             inputs[name] = self._topology.source(name) if input is None else FileSource(input)
+            if name not in memories:  # nobody shares it
+                memories = {name: self._topology.memory(name)}
         return self._topology.build(name, memories=memories, store=store, inputs=inputs, root=root)
 
 

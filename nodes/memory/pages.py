@@ -133,7 +133,9 @@ class PageOwner(Protocol):
 class Page:
     """One frame and the count of who refers to it, as `struct page` (kernel private, never in shared memory)."""
 
-    __slots__ = ("frame", "memory", "pool", "refs")
+    __slots__ = ("frame", "lost", "memory", "pool", "refs")
+    lost: tuple[int, int]
+    """Whose frame it showed before it was unmapped, (domid, frame); set by then only."""
 
     def __init__(self, memory: Memory, frame: int, pool: PageOwner | None = None, refs: int = 1) -> None:
         """Describe `frame` of `memory`; `pool` is told when the count reaches zero."""

@@ -5,10 +5,8 @@ releases is answered in batches, and only then is the guest kicked. A frontend t
 else's.
 """
 
-from collections import deque
-
 from lateack.nodes.errors import RingBroken
-from lateack.nodes.facts import FrameDropped, VifDisabled
+from lateack.nodes.facts import VifDisabled
 from lateack.nodes.memory.grants import GRANTS_PER_PAGE
 from lateack.nodes.memory.hypervisor import GNTMAP_host_map, GNTST_okay, Hypervisor
 from lateack.nodes.memory.netif import (
@@ -19,8 +17,6 @@ from lateack.nodes.memory.netif import (
     XEN_NETIF_EXTRA_TYPE_GSO,
     XEN_NETIF_GSO_TYPE_TCPV4,
     XEN_NETIF_NR_SLOTS_MIN,
-    NETRXF_data_validated,
-    NETRXF_more_data,
     NETTXF_csum_blank,
     NETTXF_extra_info,
     NETTXF_more_data,
@@ -31,6 +27,9 @@ from lateack.nodes.memory.pages import PAGE_SHIFT, PAGE_SIZE, WORDS_PER_PAGE, Me
 from lateack.nodes.memory.ring import INDEX_MASK, REQ_EVENT, full_fence
 from lateack.nodes.messages import Notify
 from lateack.nodes.node import Effect, Send
+from lateack.nodes.split.gref_mappings import GrefMappings
+from lateack.nodes.split.netback_rx import RX_QUEUE_BYTES_MAX as RX_QUEUE_BYTES_MAX
+from lateack.nodes.split.netback_rx import GuestReceive
 from lateack.nodes.split.xenbus import DOMAIN_0, EVENT_CHANNEL, GRANT_FRAME
 from lateack.nodes.stack.skb import SkBuff
 from lateack.nodes.strategies.backend import BackendStrategy, TxSlot
@@ -41,9 +40,6 @@ MAX_PENDING_REQS = 256
 OUTSTANDING_MAX = MAX_PENDING_REQS - XEN_NETIF_NR_SLOTS_MIN
 """Beyond that another whole packet might not find room, so none is taken."""
 
-RX_QUEUE_BYTES_MAX = 512 * 1024
-"""Bytes that may wait for a guest's receive buffers before frames are dropped (f48da8b14d04)."""
-
 FATAL_SKB_SLOTS = 20
 """Slots beyond which a frontend is malicious; one with more than 18 only loses the packet (xenvif_count_requests)."""
 
@@ -53,32 +49,38 @@ ETH_HLEN = 14
 CROSSES_PAGE = "a slot crosses the end of its page"
 
 
+class Clock:
+    """The time as the machine that owns some interfaces was last told it (ns)."""
+
+    __slots__ = ("now",)
+
+    def __init__(self) -> None:
+        self.now = 0
+
+
 class FatalRequest(Exception):
     """The guest put something into the ring that no honest frontend does."""
 
 
-class Vif:
+class Vif(GuestReceive):
     """One guest's interface: its rings, its requests that are not answered yet, and its queue of arrived frames."""
 
     __slots__ = (
-        "disabled", "domid", "effects", "guest", "kick", "mac", "notifications", "outstanding", "peeked", "released",
-        "rx", "rx_bytes", "rx_queue", "tx", "unpushed",
+        "clock", "kick", "longest_held", "mac", "notifications", "outstanding", "peeked", "released", "staging", "tx",
+        "unpushed",
     )  # fmt: skip
 
-    def __init__(self, guest: str, domid: int, effects: list[Effect]) -> None:
-        self.guest = guest
-        self.domid = domid
-        self.effects = effects
+    def __init__(self, guest: str, domid: int, effects: list[Effect], clock: Clock | None = None) -> None:
+        super().__init__(guest, domid, effects)
+        self.clock = clock or Clock()
+        self.longest_held = 0
         self.kick = Send(guest, Notify(EVENT_CHANNEL))
         self.mac = b""
         self.tx: TxBackRing | None = None
-        self.rx: RxBackRing | None = None
+        self.staging: GrefMappings | None = None
         self.outstanding = 0
         self.released: list[TxSlot] = []
-        self.rx_queue: deque[bytes] = deque()
-        self.rx_bytes = 0
         self.unpushed = False
-        self.disabled = False
         self.notifications = 0
         self.peeked = 0
 
@@ -98,6 +100,15 @@ class Vif:
         if problem is not None:
             self.tx = self.rx = None
             hypervisor.unmap_batch(DOMAIN_0, [handle for status, handle, *_ in mapped if status == GNTST_okay])
+        return problem
+
+    def connect_control(self, keys: dict[str, str | int], hypervisor: Hypervisor) -> str | None:
+        """Map the control ring, by which the frontend lends pages for good; return what is wrong, if anything."""
+        staging = GrefMappings(hypervisor, self.domid)
+        ref = keys["ctrl-ring-ref"]
+        problem = staging.connect(ref) if isinstance(ref, int) else "the frontend's keys are incomplete"
+        if problem is None:
+            self.staging = staging
         return problem
 
     def _attach(self, mapped: list[tuple[int, int, Memory | None, int]]) -> str | None:
@@ -124,7 +135,7 @@ class Vif:
             return None
         gref, offset, flags, request_id, size = tx.get_request()
         gso_size = self._take_extras(tx) if flags & NETTXF_extra_info else 0
-        slots = [TxSlot(gref, offset, request_id, size)]
+        slots = [TxSlot(gref, offset, request_id, size, taken=self.clock.now)]
         if flags & NETTXF_more_data:
             self._take_more(tx, slots)
         elif offset + size > PAGE_SIZE:
@@ -142,9 +153,14 @@ class Vif:
                 full_fence()
 
     def respond(self, slot: TxSlot, status: int) -> None:
-        """Answer one request; the guest sees it at the next push."""
-        assert self.tx is not None
-        self.tx.put_response(slot.request_id, status)
+        """Answer one request; the guest sees it at the next push. An interface that is gone answers nobody."""
+        tx = self.tx
+        if tx is None:
+            return
+        tx.put_response(slot.request_id, status)
+        held = self.clock.now - slot.taken
+        if held > self.longest_held:
+            self.longest_held = held
         self.outstanding -= 1
         self.unpushed = True
 
@@ -158,10 +174,21 @@ class Vif:
 
     def fatal(self, reason: str) -> None:
         """Shut this interface for good (xenvif_fatal_tx_err); what waited for the guest is dropped."""
-        self.disabled = True
-        self.rx_queue.clear()
-        self.rx_bytes = 0
+        self.stop()
         self.effects.append(VifDisabled(self.guest, reason))
+
+    def stop(self) -> None:
+        """Take nothing from the guest and bring it nothing any more; what the stack gives back is still answered."""
+        self.disabled = True
+        self.drop_waiting()
+
+    def end(self) -> None:
+        """The rings are about to be unmapped: whatever still refers to this interface meets nobody."""
+        self.stop()
+        self.tx = self.rx = None
+        self.staging = None
+        self.released = []
+        self.unpushed = False
 
     def notify(self) -> None:
         """Kick the guest's event channel."""
@@ -228,7 +255,7 @@ class Vif:
             waiting -= 1
             gref, offset, more, request_id, size = tx.get_request()
             left -= size
-            slots.append(TxSlot(gref, offset, request_id, size))
+            slots.append(TxSlot(gref, offset, request_id, size, taken=slots[0].taken))
         # Linux only drops a packet whose sizes exceed its total; we are stricter, and shut the interface.
         if left < 0:
             raise FatalRequest("the sizes of a packet's slots do not add up")
@@ -236,59 +263,6 @@ class Vif:
         for slot in slots:
             if slot.offset + slot.size > PAGE_SIZE:
                 raise FatalRequest(CROSSES_PAGE)
-
-    # --- guest receive ------------------------------------------------------------------------------------------------
-
-    def queue_frame(self, frame: bytes) -> None:
-        """Let a frame wait for receive buffers; beyond the bound it is dropped."""
-        if self.disabled:
-            return
-        waiting = self.rx_bytes + len(frame)
-        if waiting > RX_QUEUE_BYTES_MAX:
-            self.effects.append(FrameDropped(f"{self.guest}.vif", "the guest's receive queue is full"))
-            return
-        self.rx_bytes = waiting
-        self.rx_queue.append(frame)
-
-    def deliver(self, hypervisor: Hypervisor) -> None:
-        """Copy waiting frames into the guest's receive buffers (GNTTABOP_copy into the granted frames)."""
-        rx = self.rx
-        if rx is None or not self.rx_queue or self.disabled:
-            return
-        queue = self.rx_queue
-        delivered = False
-        while queue:
-            length = len(queue[0])
-            needed = 1 if length <= PAGE_SIZE else -(-length // PAGE_SIZE)
-            if rx.unconsumed_requests() < needed and not self._await_buffers(rx, needed):
-                break
-            self.rx_bytes -= length
-            if needed == 1:
-                self._put_piece(rx, queue.popleft(), NETRXF_data_validated, hypervisor)
-            else:
-                self._put_frame(rx, queue.popleft(), hypervisor)
-            delivered = True
-        if delivered and rx.push_responses():
-            self.notify()
-
-    def _await_buffers(self, rx: RxBackRing, needed: int) -> bool:
-        """Ask to be kicked when the guest offers more buffers, then look once more."""
-        memory = rx.memory
-        memory.words[rx.header + REQ_EVENT] = (rx.req_cons + needed) & INDEX_MASK
-        if memory.shared:
-            full_fence()
-        return rx.unconsumed_requests() >= needed
-
-    def _put_frame(self, rx: RxBackRing, frame: bytes, hypervisor: Hypervisor) -> None:
-        """Put a frame longer than a page in pieces, each of which says whether more follows."""
-        for start in range(0, len(frame), PAGE_SIZE):
-            more = NETRXF_more_data if start + PAGE_SIZE < len(frame) else 0
-            self._put_piece(rx, frame[start : start + PAGE_SIZE], NETRXF_data_validated | more, hypervisor)
-
-    def _put_piece(self, rx: RxBackRing, piece: bytes, flags: int, hypervisor: Hypervisor) -> None:
-        request_id, gref = rx.get_request()
-        status = hypervisor.copy_to_grant(DOMAIN_0, self.domid, gref, 0, piece)
-        rx.put_response(request_id, 0, flags, len(piece) if status == GNTST_okay else NETIF_RSP_ERROR)
 
 
 def is_refused(slots: list[TxSlot]) -> bool:

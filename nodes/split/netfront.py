@@ -7,23 +7,24 @@ it".
 
 from collections import deque
 
+from lateack.nodes.errors import MemoryExhausted
 from lateack.nodes.facts import FrameDropped, FrontendBroken
 from lateack.nodes.memory.grants import GrantTable
 from lateack.nodes.memory.netif import (
     NETIF_RSP_NULL,
     XEN_NETIF_GSO_TYPE_TCPV4,
-    NETRXF_more_data,
     NETTXF_csum_blank,
     NETTXF_data_validated,
     NETTXF_extra_info,
     NETTXF_more_data,
-    RxFrontRing,
     TxFrontRing,
 )
-from lateack.nodes.memory.pages import PAGE_SHIFT, PAGE_SIZE, Memory, Page, PagePool
-from lateack.nodes.memory.ring import init_shared_ring
+from lateack.nodes.memory.pages import PAGE_SHIFT, PAGE_SIZE, Memory, PagePool
+from lateack.nodes.memory.ring import INDEX_MASK, init_shared_ring
 from lateack.nodes.messages import Notify
 from lateack.nodes.node import Effect, Send
+from lateack.nodes.split.netfront_rx import TOO_MANY_RESPONSES, ReceiveBuffers
+from lateack.nodes.split.staging_pool import StagingPool
 from lateack.nodes.split.xenbus import (
     DOMAIN_0,
     EVENT_CHANNEL,
@@ -34,16 +35,15 @@ from lateack.nodes.split.xenbus import (
 from lateack.nodes.stack.skb import SkBuff, kfree_skb
 
 PAGE_MASK = PAGE_SIZE - 1
-TOO_MANY_RESPONSES = "the backend claims more responses than the ring has slots"
 PARTIAL = NETTXF_csum_blank | NETTXF_data_validated
 
 
-class Netfront:
+class Netfront(ReceiveBuffers):
     """The device under a guest's stack."""
 
     __slots__ = (
-        "broken", "effects", "free_ids", "grants", "guest", "kick", "memory", "notifications", "pool", "queue",
-        "queue_max", "rx", "rx_grefs", "rx_offered", "rx_pages", "rx_target", "tx", "tx_grefs", "tx_skbs", "unpushed",
+        "broken", "free_ids", "kick", "notifications", "queue", "queue_max", "ring_grefs", "staged_bytes", "staging",
+        "tx", "tx_grefs", "tx_skbs", "unpushed",
     )  # fmt: skip
 
     def __init__(
@@ -58,38 +58,52 @@ class Netfront:
         rx_target: int,
         queue_max: int,
     ) -> None:
-        self.guest = guest
-        self.memory = memory
-        self.grants = grants
-        self.pool = pool
-        self.effects = effects
+        super().__init__(guest, memory, grants, pool, effects, rx_target)
         self.kick = Send(backend, Notify(EVENT_CHANNEL))
-        self.rx_target = rx_target
         self.queue_max = queue_max
         self.queue: deque[SkBuff] = deque()
         self.unpushed = False
         self.broken = False
         self.notifications = 0
-        self.rx_offered = 0
-        init_shared_ring(memory, TX_RING_FRAME)
-        init_shared_ring(memory, RX_RING_FRAME)
-        self.tx = TxFrontRing(memory, TX_RING_FRAME)
-        self.rx = RxFrontRing(memory, RX_RING_FRAME)
+        self.staging: StagingPool | None = None
+        self.staged_bytes = 0  # that earlier pools have copied
+        self.ring_grefs: list[int] = []  # while it is connected
+        self.start_rings()
+
+    def start_rings(self) -> None:
+        """Make both rings empty; whatever was in them is forgotten."""
+        init_shared_ring(self.memory, TX_RING_FRAME)
+        self.tx = TxFrontRing(self.memory, TX_RING_FRAME)
         self.free_ids = list(range(self.tx.size - 1, -1, -1))
         self.tx_skbs: list[SkBuff | None] = [None] * self.tx.size
         self.tx_grefs = [0] * self.tx.size
-        self.rx_pages: list[Page | None] = [None] * self.rx.size
-        self.rx_grefs = [0] * self.rx.size
+        self.start_rx_ring()
 
     def connect(self, mac: bytes) -> dict[str, str | int]:
         """Grant both rings, offer the first receive buffers, and return the keys to publish."""
-        tx_ref = self.grants.grant_access(DOMAIN_0, TX_RING_FRAME, False)
-        rx_ref = self.grants.grant_access(DOMAIN_0, RX_RING_FRAME, False)
-        self.rx_offered = min(self.rx_target, self.rx.size)
-        for request_id in range(self.rx_offered):
-            self._offer(request_id, self.pool.alloc())
-        self.rx.push_requests()
+        grants = self.grants
+        self.ring_grefs = [grants.grant_access(DOMAIN_0, frame, False) for frame in (TX_RING_FRAME, RX_RING_FRAME)]
+        tx_ref, rx_ref = self.ring_grefs
+        if not self.free_ids:
+            self.free_ids = list(range(self.tx.size - 1, -1, -1))
+        self.offer_buffers()
+        self._send_queued()
         return frontend_keys(mac, tx_ref, rx_ref)
+
+    def offer_staging(self) -> dict[str, str | int]:
+        """The backend keeps pages mapped for those who ask: make a control ring, and return the keys to publish."""
+        self.staging = StagingPool(self.memory, self.grants, self.pool)
+        return self.staging.keys()
+
+    def charge(self) -> int:
+        """Return how many payload bytes were copied into pools since this was last asked."""
+        copied, self.staged_bytes = self.staged_bytes, 0
+        return copied if self.staging is None else copied + self.staging.charge()
+
+    def connected(self) -> None:
+        """The backend is there: now it serves the control ring, if there is one."""
+        if self.staging is not None and self.staging.open():
+            self.notify()
 
     # --- transmit -----------------------------------------------------------------------------------------------------
 
@@ -111,11 +125,23 @@ class Netfront:
         if self.unpushed:
             self.unpushed = False
             if self.tx.push_requests():
-                self._notify()
+                self.notify()
 
     def pending(self) -> int:
-        """Return how many packets the backend has not answered yet."""
-        return self.tx.size - len(self.free_ids) + len(self.queue)
+        """Return how many requests the backend has not answered yet, and packets that wait in front of the ring."""
+        return self.unanswered() + len(self.queue)
+
+    def unanswered(self) -> int:
+        """Return how many requests the backend has not answered yet."""
+        return self.tx.size - len(self.free_ids) if self.ring_grefs else 0
+
+    def lent(self) -> int:
+        """Return how many grants an idle device holds: its rings, and the receive buffers that it has offered."""
+        return len(self.ring_grefs) + self.rx_offered
+
+    def _send_queued(self) -> None:
+        while self.queue and self._fits(self.queue[0]):
+            self._put(self.queue.popleft())
 
     def _fits(self, skb: SkBuff) -> bool:
         slots = 1 + len(skb.shinfo.frags) + (skb.shinfo.gso_size > 0)
@@ -124,6 +150,10 @@ class Netfront:
 
     def _put(self, skb: SkBuff) -> None:
         """Grant every page of the packet and describe it in the ring, header first (xennet_start_xmit)."""
+        staging = self.staging
+        if staging is not None and staging.live and staging.send(skb, self.tx, self.free_ids):
+            self.unpushed = True
+            return
         shinfo = skb.shinfo
         frags = shinfo.frags
         gso_size = shinfo.gso_size
@@ -137,18 +167,38 @@ class Netfront:
                 size += frag.size
         if gso_size:
             flags |= NETTXF_extra_info
-        self._slot(skb, data >> PAGE_SHIFT, data & PAGE_MASK, flags, size)
-        if gso_size:
-            self.tx.put_extra_gso(gso_size, XEN_NETIF_GSO_TYPE_TCPV4)
-        left = len(frags)
-        for frag in frags:
-            left -= 1
-            self._slot(skb, frag.page.frame, frag.offset, NETTXF_more_data if left else 0, frag.size)
+        try:
+            self._slot(skb, data >> PAGE_SHIFT, data & PAGE_MASK, flags, size)
+            if gso_size:
+                self.tx.put_extra_gso(gso_size, XEN_NETIF_GSO_TYPE_TCPV4)
+            left = len(frags)
+            for frag in frags:
+                left -= 1
+                self._slot(skb, frag.page.frame, frag.offset, NETTXF_more_data if left else 0, frag.size)
+        except MemoryExhausted:
+            self._take_out(skb)
+            return
         self.unpushed = True
 
+    def _take_out(self, skb: SkBuff) -> None:
+        """No grant is left for the rest of a packet: take it out of the ring, where nobody has seen it, and drop it.
+
+        Linux cannot get here: it sets grants aside for the whole ring when it connects (gnttab_alloc_grant_references).
+        """
+        mine = [request_id for request_id, other in enumerate(self.tx_skbs) if other is skb]
+        slots = len(mine) + (1 if mine and skb.shinfo.gso_size else 0)
+        self.tx.req_prod_pvt = (self.tx.req_prod_pvt - slots) & INDEX_MASK
+        for request_id in mine:
+            self.tx_skbs[request_id] = None
+            self.grants.end_access(self.tx_grefs[request_id])
+            self.free_ids.append(request_id)
+        skb.users -= len(skb.shinfo.frags)
+        self.effects.append(FrameDropped(f"{self.guest}.netfront", "no grant reference is left"))
+        kfree_skb(skb)
+
     def _slot(self, skb: SkBuff, frame: int, offset: int, flags: int, size: int) -> None:
-        request_id = self.free_ids.pop()
         gref = self.grants.grant_access(DOMAIN_0, frame, True)
+        request_id = self.free_ids.pop()
         self.tx_skbs[request_id] = skb
         self.tx_grefs[request_id] = gref
         self.tx.put_request(gref, offset, flags, request_id, size)
@@ -159,75 +209,47 @@ class Netfront:
         """The event channel fired: free what was answered and return the frames that arrived."""
         if self.broken:
             return []
+        if self.staging is not None and self.staging.interrupt():
+            self.notify()
         waiting = self.tx.unconsumed_responses()
         if waiting:
             self._collect_responses(waiting)
             if self.broken:
                 return []
-        while self.queue and self._fits(self.queue[0]):
-            self._put(self.queue.popleft())
+        if self.queue:
+            self._send_queued()
         waiting = self.rx.unconsumed_responses()
-        return self._receive(waiting) if waiting else []
+        return self.receive(waiting) if waiting else []
 
     def _collect_responses(self, waiting: int) -> None:
         """Take back the grant of each answered request and let go of its packet (xennet_tx_buf_gc)."""
         tx, tx_skbs, grants = self.tx, self.tx_skbs, self.grants
         while waiting:
             if waiting > tx.size:
-                return self._break(TOO_MANY_RESPONSES)
+                return self.fail(TOO_MANY_RESPONSES)
             for _ in range(waiting):
                 request_id, status = tx.get_response()
                 if status == NETIF_RSP_NULL:
                     continue
                 skb = tx_skbs[request_id] if request_id < tx.size else None
+                if skb is None and self.staging is not None and self.staging.answered(request_id):
+                    self.free_ids.append(request_id)
+                    continue
                 if skb is None:
-                    return self._break("a response names a request that is not outstanding")
+                    return self.fail("a response names a request that is not outstanding")
                 if not grants.end_access(self.tx_grefs[request_id]):
-                    return self._break("a response came while the backend still has the page mapped")
+                    return self.fail("a response came while the backend still has the page mapped")
                 tx_skbs[request_id] = None
                 self.free_ids.append(request_id)
                 kfree_skb(skb)
             waiting = tx.final_check_for_responses()
 
-    def _receive(self, waiting: int) -> list[bytes]:
-        """Copy out what arrived and offer each buffer again (xennet_poll)."""
-        rx, grants, view = self.rx, self.grants, self.memory.view
-        frames: list[bytes] = []
-        parts: list[bytes] = []
-        while waiting:
-            if waiting > rx.size:
-                self._break(TOO_MANY_RESPONSES)
-                return frames
-            for _ in range(waiting):
-                request_id, offset, flags, status = rx.get_response()
-                page = self.rx_pages[request_id] if request_id < rx.size else None
-                if page is None or not grants.withdraw(self.rx_grefs[request_id]):
-                    self._break("a receive buffer came back that is not whole")
-                    return frames
-                if status > 0 and offset + status <= PAGE_SIZE:
-                    start = (page.frame << PAGE_SHIFT) + offset
-                    parts.append(view[start : start + status].tobytes())
-                if parts and not flags & NETRXF_more_data:
-                    frames.append(parts[0] if len(parts) == 1 else b"".join(parts))
-                    parts = []
-                gref = self.rx_grefs[request_id]
-                grants.lend_again(gref)
-                rx.put_request(request_id, gref)
-            waiting = rx.final_check_for_responses()
-        if rx.push_requests():
-            self._notify()
-        return frames
-
-    def _offer(self, request_id: int, page: Page) -> None:
-        self.rx_pages[request_id] = page
-        gref = self.rx_grefs[request_id] = self.grants.grant_access(DOMAIN_0, page.frame, False)
-        self.rx.put_request(request_id, gref)
-
-    def _notify(self) -> None:
+    def notify(self) -> None:
+        """Kick the backend's event channel."""
         self.notifications += 1
         self.effects.append(self.kick)
 
-    def _break(self, reason: str) -> None:
+    def fail(self, reason: str) -> None:
         """Stop using a backend that broke the rules (XSA-396: no crash, no further use)."""
         self.broken = True
         self.effects.append(FrontendBroken(self.guest, reason))

@@ -6,7 +6,9 @@ A frame is looked at as a sniffer would, without verifying it: whatever does not
 from struct import Struct
 
 from lateack.nodes.records import LightState
+from lateack.nodes.stack.lifetime import frag_view
 from lateack.nodes.stack.packets import IPPROTO_TCP, IPPROTO_UDP, datagram_key, flow_name, fragment_flow_name
+from lateack.nodes.stack.skb import SkBuff, skb_linear
 
 NFS_PROGRAM = 100003
 NFS_PROCEDURES = (
@@ -22,6 +24,9 @@ TCP_FRAME_MIN = 54
 ETHERTYPE_IPV4 = b"\x08\x00"
 NOTHING_BUT_ACK = ("ack", "", 0)
 UNKNOWN = ("", "", 0)
+
+FIRST_BYTES = 128
+"""What is enough to decode a frame, up to the procedure of an RPC call."""
 
 FLOWS_MAX = 4096
 """Flows whose names are remembered before the memory is emptied."""
@@ -60,6 +65,16 @@ def dissect(frame: bytes, names: dict[int, str], more: int = 0) -> Dissection:
     return Dissection(
         names.get(source, ""), names.get(target, ""), "tcp", flow, seq, ack, offset_flags & 0x3F, length, kind, rpc, xid
     )
+
+
+def first_bytes(skb: SkBuff) -> bytes:
+    """Return a packet's first bytes, in its linear area or in fragments; nothing is moved, nobody is charged."""
+    seen = skb_linear(skb)
+    for frag in skb.shinfo.frags:
+        if len(seen) >= FIRST_BYTES:
+            break
+        seen += bytes(frag_view(frag)[: FIRST_BYTES - len(seen)])
+    return seen
 
 
 def _dissect_other(frame: bytes, names: dict[int, str], more: int) -> Dissection:

@@ -23,9 +23,11 @@ from lateack.nodes.stack.packets import (
     address_text,
     parse,
 )
+from lateack.nodes.stack.paged import PagedSegment
 from lateack.nodes.stack.tcp import CLOSED, CloneHook, Device, TcpParameters, TcpSocket
 from lateack.nodes.stack.tcp_input import take_syn, tcp_flush, tcp_rcv
-from lateack.nodes.stack.tcp_output import tcp_accept_syn, tcp_close, tcp_connect, tcp_send_reset, tcp_write_xmit
+from lateack.nodes.stack.tcp_output import tcp_accept_syn, tcp_close, tcp_connect, tcp_write_xmit
+from lateack.nodes.stack.tcp_segment import tcp_send_reset
 from lateack.nodes.stack.tcp_timer import tcp_timer_fired
 from lateack.nodes.stack.udp import Reassembly, UdpSocket
 
@@ -131,6 +133,15 @@ class IpStack:
         segment = self._parse(frame)
         if segment is not None:
             self._receive(segment, now)
+
+    def receive_segment(self, segment: Segment | PagedSegment, now: int) -> None:
+        """Take one segment that has never been on a wire (loopback); its payload may still lie in its packet."""
+        self._receive(segment, now)
+        if isinstance(segment, Segment):
+            return
+        sk = self.sockets.get((segment.dport, segment.source, segment.sport))
+        if sk is not None:
+            sk.paged = True
 
     def receive_burst(self, frames: Sequence[bytes], now: int) -> None:
         """Take a burst of frames; TCP segments that continue each other are merged first, as GRO does (gro.c)."""
@@ -238,8 +249,8 @@ class IpStack:
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
-    def _receive(self, segment: Segment, now: int) -> None:
-        if segment.protocol == IPPROTO_UDP:
+    def _receive(self, segment: Segment | PagedSegment, now: int) -> None:
+        if segment.protocol == IPPROTO_UDP and isinstance(segment, Segment):
             self._receive_udp(segment)
             return
         key = (segment.dport, segment.source, segment.sport)
@@ -253,7 +264,7 @@ class IpStack:
         if sk not in self.touched:
             self.touched.append(sk)
 
-    def _unknown(self, segment: Segment, now: int) -> TcpSocket | None:
+    def _unknown(self, segment: Segment | PagedSegment, now: int) -> TcpSocket | None:
         """A segment for no connection: a SYN for a listener opens one, anything else is answered with a RST."""
         if segment.flags & RST or segment.source not in self.neighbours:
             return None

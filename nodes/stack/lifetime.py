@@ -8,6 +8,7 @@ The room below holds that and every mechanism by which an owner may be told, sid
     UbufInfo            tells the owner when the *data block* of a packet dies; whoever would keep the pages longer must
                         copy them first (a6686f2f382b, vhost-net and later netback), or is counted (MSG_ZEROCOPY)
     skb.destructor      runs once per header, before the data's fate is known (see skb.py): the wrong hook
+    PageDestructor      is told when one *data block* lets go of its fragments, and of no other user of their pages
 
 A strategy picks mechanisms; it never counts by itself.
 """
@@ -31,6 +32,14 @@ class UbufOwner(Protocol):
 
     def zerocopy_complete(self, token: object, success: bool) -> None:
         """The data block is gone; *success* is false when the bytes had to be copied on the way."""
+        ...
+
+
+class PageDestructor(Protocol):
+    """Whoever keeps a destructor for its pages in a data block, as Rusty Russell tried around 2008."""
+
+    def frags_let_go(self, frags: "list[Frag]") -> None:
+        """The data block lets go of these fragments; what left it earlier, or lies in other blocks, is not told."""
         ...
 
 
@@ -129,6 +138,7 @@ NOWHERE = Memory(DOMID_INVALID, 1, bytearray([POISON]) * PAGE_SIZE)
 
 def unmap_page(page: Page) -> None:
     """Take away what the page shows: whoever still holds it will read poison."""
+    page.lost = (page.memory.domid, page.frame)
     page.memory = NOWHERE
     page.frame = 0
 

@@ -1,20 +1,18 @@
-"""A network card: a bounded transmit queue, a gate that a rule may close, and DMA, the moment at which bytes are read.
+"""A network card: a bounded transmit ring, a gate that a rule may close, and DMA, the moment at which bytes are read.
 
 Until `_dma` a packet is references to pages; after it, frames of fixed bytes. That is the whole subject: whatever the
 pages hold at that moment is what leaves, with a checksum that is right for it, because the card sums what it reads.
+Only a packet that was summed before (`skb.summed`) leaves with the sum of what its pages held then.
 
-The gated queue stands for both the qdisc and the driver's ring. With `software_checksum` the packet is summed when it
-enters, and since its pages belong to somebody who may rewrite them (SKBFL_SHARED_FRAG) they are copied first, as
-skb_checksum_help does.
+What a host does to a packet on its way to the card is in egress.py.
 """
 
 from collections import deque
 from struct import Struct
 
-from lateack.nodes.facts import AccessFault, Fact, FrameDropped, FrameSent, Parked
-from lateack.nodes.memory.pages import PagePool
+from lateack.nodes.facts import Fact, FrameDropped, FrameSent, Parked
 from lateack.nodes.node import Effect
-from lateack.nodes.stack.lifetime import DOMID_INVALID, Frag, frag_view, unmapped
+from lateack.nodes.stack.lifetime import DOMID_INVALID, Frag, frag_view
 from lateack.nodes.stack.packets import (
     ETH_IP,
     FIN,
@@ -29,17 +27,22 @@ from lateack.nodes.stack.packets import (
     digest_of,
     flow_name,
     fragment_flow_name,
-    ones_sum,
     payload_sums,
     remembered_sum,
 )
+from lateack.nodes.stack.readers import touched_fault
 from lateack.nodes.stack.skb import SkBuff, kfree_skb, skb_length, skb_linear
-from lateack.nodes.stack.skb_copy import skb_copy_ubufs
 
 HALF = 1 << 31
+
+GAPS_MAX = 64
+"""Ranges of one flow that are remembered as never sent, though what follows them was; the oldest is forgotten."""
 TCP_PLACE = Struct("!12sI4xB")
 """From the addresses of an IPv4 header on: addresses and ports, sequence number, data offset."""
 CHECKSUM = Struct("!H")
+
+SNIFFED = 128
+"""Payload bytes that rules get to see, wherever they lie: a backend may have copied no more than the first 64 bytes."""
 
 Pages = tuple[tuple[int, int, int, int], ...]
 """Where a packet's paged bytes lay when they were read: (domid, frame, offset, size) each."""
@@ -56,32 +59,23 @@ def _flow_of(key: bytes) -> str:
 class Nic:
     """One card; its owner takes the finished frames with `take_frames` at the end of each event."""
 
-    __slots__ = (
-        "closed", "copied_bytes", "effects", "flows", "frames", "highest", "place", "pool", "queue", "queue_max",
-        "software_checksum", "watch",
-    )  # fmt: skip
+    __slots__ = ("closed", "effects", "flows", "frames", "gaps", "highest", "place", "queue", "queue_max", "watch")
 
-    def __init__(
-        self, place: str, effects: list[Effect], *, pool: PagePool, queue_max: int, software_checksum: bool = False
-    ) -> None:
+    def __init__(self, place: str, effects: list[Effect], *, queue_max: int) -> None:
         self.place = place
         self.effects = effects
-        self.pool = pool
         self.queue_max = queue_max
-        self.software_checksum = software_checksum
         self.closed = False
         self.watch: NicWatcher | None = None
         self.queue: deque[SkBuff] = deque()
         self.frames: list[bytes] = []
         self.flows: dict[bytes, str] = {}
         self.highest: dict[str, int] = {}
-        self.copied_bytes = 0
+        self.gaps: dict[str, list[tuple[int, int]]] = {}
 
-    def xmit(self, skb: SkBuff, now: int) -> None:
-        """Take over a packet; it leaves at once unless the gate is closed."""
-        if self.software_checksum:
-            self._sum_in_software(skb)
-        if not self.closed:
+    def xmit(self, skb: SkBuff, now: int = 0) -> None:
+        """Take over a packet; it leaves at once unless the gate is closed. A card does not ask for the time."""
+        if not self.closed and not self.queue:
             self._dma(skb)
             return
         if len(self.queue) >= self.queue_max:
@@ -91,13 +85,13 @@ class Nic:
         self.queue.append(skb)
         self.effects.append(self.parked(skb))
 
-    def parked(self, skb: SkBuff) -> Fact:
-        """Return the fact that a packet waits at this card."""
+    def parked(self, skb: SkBuff, place: str = "") -> Fact:
+        """Return the fact that a packet waits at this card, or at another *place* in front of it."""
         linear = skb_linear(skb)
         key, seq, header_length = _place_of(linear)
         flow = self.flows.get(key) or self._name(key)
         length = skb_length(skb) - header_length
-        return Parked(self.place, flow, seq, length, self.left_before(flow, seq, length))
+        return Parked(place or self.place, flow, seq, length, self.left_before(flow, seq, length))
 
     def open(self) -> None:
         """Open the gate: everything that waits is read now, in its order."""
@@ -118,7 +112,11 @@ class Nic:
         payload = linear[header_length:]
         pages: Pages = ()
         if shinfo.frags:
-            payload, pages = self._read(payload, shinfo.frags)
+            read = _read(payload, shinfo.frags)
+            if read is None:
+                self._abort(skb)
+                return
+            payload, pages = read
         length = len(payload)
         if length:
             mss = shinfo.gso_size or length
@@ -131,31 +129,29 @@ class Nic:
         else:
             self.frames.append(_whole_frame(linear, b"", 0) if skb.needs_checksum else linear)
             if linear[23] == IPPROTO_TCP and linear[47] & SYN:
-                self.highest.pop(self.flows.get(key) or self._name(key), None)  # another connection of the same ports
+                flow = self.flows.get(key) or self._name(key)  # perhaps another connection of the same ports
+                self.highest[flow] = (seq + 1) & M32
+                self.gaps.pop(flow, None)
         kfree_skb(skb)
         if self.watch is not None:
-            self.watch.frame_left(linear, length + header_length - len(linear))
+            seen = linear[:header_length] + payload[:SNIFFED]
+            self.watch.frame_left(seen, length + header_length - len(seen))
 
-    def _read(self, linear: bytes, frags: list[Frag]) -> tuple[bytes, Pages]:
-        """Return *linear* and what the pages hold at this moment, and where they are; an unmapped one is a fault."""
-        parts: list[bytes | memoryview] = [linear]
-        pages: list[tuple[int, int, int, int]] = []
-        for frag in frags:
-            page = frag.page
-            parts.append(frag_view(frag))
-            domid = page.memory.domid
-            pages.append((domid, page.frame, frag.offset, frag.size))
-            if domid == DOMID_INVALID:
-                self.effects.append(AccessFault(self.place, domid, page.frame))
-        return b"".join(parts), tuple(pages)
+    def _abort(self, skb: SkBuff) -> None:
+        """A page is not mapped any more: the IOMMU aborts the read, and nothing of the packet leaves."""
+        fault = touched_fault(skb, self.place)
+        assert fault is not None
+        self.effects.append(fault)
+        kfree_skb(skb)
 
     def _send(self, skb: SkBuff, headers: bytes, payload: bytes, mss: int) -> tuple[int, ...]:
         """Put a payload on the wire in pieces of *mss* with all their sums; return the digest of each."""
         if len(payload) > mss:
-            return self._cut(headers, payload, mss, skb.summed)
+            return self._cut(headers, payload, mss)
         digest = digest_of(payload)
         if skb.needs_checksum:
-            total = skb.summed[0] if skb.summed else payload_sums.get(digest) or remembered_sum(payload, digest)
+            summed = skb.summed
+            total = payload_sums.get(digest) or remembered_sum(payload, digest) if summed is None else summed
             self.frames.append(_whole_frame(headers, payload, total))
         else:
             self.frames.append(headers + payload)
@@ -169,19 +165,45 @@ class Nic:
         """Take note of a range of a stream that leaves now; return whether its first byte had left before."""
         end = (seq + length) & M32
         highest = self.highest.get(flow)
-        if highest is None:
+        if highest is None or seq == highest:
             self.highest[flow] = end
             return False
+        if (seq - highest) & M32 < HALF:
+            self.gaps[flow] = [*self.gaps.get(flow, ()), (highest, seq)][-GAPS_MAX:]
+            self.highest[flow] = end
+            return False
+        again = self.left_before(flow, seq, length)
         if (end - highest) & M32 < HALF:
             self.highest[flow] = end
-        return (seq - highest) & M32 >= HALF
+        if flow in self.gaps:
+            self._fill(flow, seq, end)
+        return again
 
     def left_before(self, flow: str, seq: int, length: int) -> bool:
-        """Say whether the first byte of this range has left through this card before, as a sniffer could tell."""
-        highest = self.highest.get(flow)
-        return highest is not None and length > 0 and (seq - highest) & M32 >= HALF
+        """Say whether the first byte of this range has left through this card before, as a sniffer could tell.
 
-    def _cut(self, linear: bytes, payload: bytes, mss: int, summed: tuple[int, ...]) -> tuple[int, ...]:
+        What was dropped on its way here never left, though what was sent behind it did: a gap in what was seen.
+        """
+        highest = self.highest.get(flow)
+        if highest is None or not length or (seq - highest) & M32 < HALF:
+            return False
+        gaps = self.gaps.get(flow)
+        return not gaps or not any((seq - start) & M32 < (end - start) & M32 for start, end in gaps)
+
+    def _fill(self, flow: str, seq: int, end: int) -> None:
+        """A range has left: nothing of it is missing any more."""
+        left = []
+        for start, stop in self.gaps[flow]:
+            if (seq - stop) & M32 < HALF or (start - end) & M32 < HALF:
+                left.append((start, stop))
+                continue
+            if (start - seq) & M32 >= HALF:
+                left.append((start, seq))
+            if (end - stop) & M32 >= HALF:
+                left.append((end, stop))
+        self.gaps[flow] = left
+
+    def _cut(self, linear: bytes, payload: bytes, mss: int) -> tuple[int, ...]:
         """TCP segmentation offload: cut the payload at *mss* and give each piece headers and sums of its own."""
         target_mac, own_mac, kind, version, tos, _, ident, fragment, ttl, protocol, _, source, target = (
             ETH_IP.unpack_from(linear)
@@ -209,7 +231,7 @@ class Nic:
             digests.append(digest)
             total = 40 + size
             sums = fixed + size + (seq >> 16) + (seq & 0xFFFF) + offset_flags
-            sums += summed[start // mss] if summed else remembered_sum(piece, digest)
+            sums += remembered_sum(piece, digest)
             frames.append(
                 TCP_FRAME.pack(
                     target_mac, own_mac, kind, version, tos, total, ident, fragment, ttl, protocol,
@@ -222,25 +244,6 @@ class Nic:
             ident = (ident + 1) & 0xFFFF
         return tuple(digests)
 
-    def _sum_in_software(self, skb: SkBuff) -> None:
-        """Sum the payload as it is now (skb_checksum_help), piece by piece where it will be cut.
-
-        Pages that somebody may rewrite are copied first. A packet that does not say so (`shared_frag`) is summed where
-        it lies: if its bytes change before DMA, the sum on the wire is wrong and the receiver drops the frame.
-        """
-        shinfo = skb.shinfo
-        for frag in shinfo.frags:
-            if unmapped(frag.page):
-                self.effects.append(AccessFault(self.place, frag.page.memory.domid, frag.page.frame))
-        if shinfo.frags and shinfo.shared_frag:
-            self.copied_bytes += sum(frag.size for frag in shinfo.frags)
-            skb_copy_ubufs(skb, self.pool)
-        linear = skb_linear(skb)
-        headers = 34 + (linear[46] >> 4) * 4 if linear[23] == IPPROTO_TCP else datagram_key(linear)[2]
-        payload = b"".join([linear[headers:], *[frag_view(frag) for frag in skb.shinfo.frags]])
-        mss = skb.shinfo.gso_size or max(1, len(payload))
-        skb.summed = tuple(ones_sum(payload[start : start + mss]) for start in range(0, len(payload), mss))
-
 
 class NicWatcher:
     """Whoever wants to know what passes a card: its owner's rules."""
@@ -250,6 +253,20 @@ class NicWatcher:
     def frame_left(self, headers: bytes, more: int) -> None:
         """A packet with these first bytes, and *more* behind them, has left."""
         raise NotImplementedError
+
+
+def _read(linear: bytes, frags: list[Frag]) -> tuple[bytes, Pages] | None:
+    """Return *linear* and what the pages hold at this moment, and where they are; None if one is not mapped."""
+    parts: list[bytes | memoryview] = [linear]
+    pages: list[tuple[int, int, int, int]] = []
+    for frag in frags:
+        page = frag.page
+        parts.append(frag_view(frag))
+        domid = page.memory.domid
+        if domid == DOMID_INVALID:
+            return None
+        pages.append((domid, page.frame, frag.offset, frag.size))
+    return b"".join(parts), tuple(pages)
 
 
 def _place_of(linear: bytes) -> tuple[bytes, int, int]:

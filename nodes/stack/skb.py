@@ -14,7 +14,7 @@ cell of a slab, so that a guest's headers lie in grantable memory as its pages d
 from collections.abc import Callable
 
 from lateack.nodes.memory.pages import PAGE_SIZE, HeadSlab, PagePool, put_page
-from lateack.nodes.stack.lifetime import Frag, UbufInfo, frag_view
+from lateack.nodes.stack.lifetime import Frag, PageDestructor, UbufInfo, frag_view
 
 MAX_SKB_FRAGS = 17
 """65536 / 4096 + 1 (include/linux/skbuff.h); older kernels had 18, which lives on as XEN_NETIF_NR_SLOTS_MIN."""
@@ -26,7 +26,9 @@ HEADROOM = 96
 class SharedInfo:
     """The data block that clones share: the head's cell, the fragments, and who is to be told (`skb_shared_info`)."""
 
-    __slots__ = ("dataref", "frags", "gso_size", "head", "payload_refs", "shared_frag", "slab", "ubuf")
+    __slots__ = (
+        "dataref", "frags", "gso_size", "head", "page_destructor", "payload_refs", "shared_frag", "slab", "ubuf",
+    )  # fmt: skip
 
     def __init__(self, slab: HeadSlab) -> None:
         self.slab = slab
@@ -37,6 +39,7 @@ class SharedInfo:
         self.frags: list[Frag] = []
         self.gso_size = 0
         self.ubuf: UbufInfo | None = None
+        self.page_destructor: PageDestructor | None = None
         self.shared_frag = False
 
 
@@ -47,8 +50,8 @@ class SkBuff:
     """
 
     __slots__ = (
-        "cloned", "data", "destructor", "digests", "end_seq", "flags", "lost", "needs_checksum", "no_clone", "nohdr",
-        "sent_at", "seq", "shinfo", "socket", "summed", "tail", "transmissions", "users", "witness",
+        "cloned", "data", "destructor", "digests", "end_seq", "fclone", "flags", "lost", "needs_checksum", "no_clone",
+        "nohdr", "sent_at", "seq", "shinfo", "socket", "summed", "tail", "transmissions", "users", "witness",
     )  # fmt: skip
     # The transport's own part (`skb->cb`), set by whoever queues the packet.
     seq: int
@@ -59,6 +62,7 @@ class SkBuff:
     sent_at: int
     witness: bytes
     digests: tuple[int, ...] | None
+    fclone: "SkBuff | None"  # the first clone below TCP, while somebody asks for it
 
     def __init__(self, shinfo: SharedInfo, data: int, tail: int) -> None:
         self.shinfo = shinfo
@@ -69,7 +73,7 @@ class SkBuff:
         self.nohdr = False
         self.no_clone = False
         self.needs_checksum = True
-        self.summed: tuple[int, ...] = ()  # sums of the payload's pieces, where they were made in software
+        self.summed: int | None = None  # the payload's sum, where it was made in software
         self.destructor: Callable[[SkBuff], None] | None = None
         self.socket: object | None = None
 
@@ -198,6 +202,8 @@ def skb_release_data(skb: SkBuff) -> None:
     frags = shinfo.frags
     if frags:
         shinfo.frags = []
+        if shinfo.page_destructor is not None:
+            shinfo.page_destructor.frags_let_go(frags)
         for frag in frags:
             if frag.destructor is None:
                 put_page(frag.page)

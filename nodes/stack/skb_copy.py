@@ -45,6 +45,8 @@ def skb_clone(skb: SkBuff, pool: PagePool | None = None) -> SkBuff:
 
 def pskb_copy(skb: SkBuff, pool: PagePool | None = None) -> SkBuff:
     """Return a header with its own head and linear bytes, and references on the same pages."""
+    if skb.no_clone:
+        return skb_copy(skb, pool)
     if skb.shinfo.ubuf is not None and not skb.shinfo.ubuf.refcounted:
         skb_copy_ubufs(skb, pool)
     copy = SkBuff(_new_head(skb), 0, 0)
@@ -104,6 +106,8 @@ def _leave_block(skb: SkBuff) -> None:
     """Move *skb* alone into a new data block that shows the same pages."""
     old = skb.shinfo
     shinfo = _new_head(skb)
+    if old.dataref == 1:  # then the fragments just move, and a destructor in the block moves with them
+        shinfo.page_destructor, old.page_destructor = old.page_destructor, None
     skb_release_data(skb)
     skb.shinfo = shinfo
     _place(skb, skb, old)

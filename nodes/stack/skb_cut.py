@@ -6,6 +6,8 @@ the fragments then never sees it.
 Source: net/core/skbuff.c.
 """
 
+from collections.abc import Sequence
+
 from lateack.nodes.memory.pages import PagePool
 from lateack.nodes.stack.lifetime import Frag, frag_ref, frag_unref
 from lateack.nodes.stack.skb import SharedInfo, SkBuff, read_frags, skb_put
@@ -74,6 +76,21 @@ def skb_split(skb: SkBuff, rest: SkBuff, length: int) -> None:
         skb.shinfo.ubuf.get()
         rest.shinfo.ubuf = skb.shinfo.ubuf
         _settle_ubuf(skb.shinfo, success=True)
+
+
+def share_frags(skb: SkBuff, frags: Sequence[Frag], skip: int, room: int) -> None:
+    """Let *skb* show *room* bytes of *frags* after the first *skip*, with a reference of its own on each fragment."""
+    for frag in frags:
+        if skip >= frag.size:
+            skip -= frag.size
+            continue
+        if room <= 0:
+            return
+        size = min(frag.size - skip, room)
+        frag_ref(frag)
+        skb.shinfo.frags.append(Frag(frag.page, frag.offset + skip, size, frag.destructor))
+        room -= size
+        skip = 0
 
 
 def _eat_front(shinfo: SharedInfo, count: int, *, copied: bool) -> None:

@@ -3,7 +3,7 @@
 The socket is a part, not a machine: its stack tells it the time, hands it segments, and asks after every burst which
 timer it wants. Stream positions are kept unwrapped, as plain growing ints, and cut to 32 bits on the wire.
 
-Reading order: this file, tcp_output, tcp_input, tcp_timer.
+Reading order: this file, tcp_output, tcp_segment, tcp_input, tcp_timer.
 
 Where we differ from Linux, and why it is fine here: no SACK, no timestamps, no TLP and no delayed ACK (an ACK leaves at
 the end of each burst, as Linux does under GRO): the bug needs none of them, and 2011's kernel had no TLP. Connections
@@ -18,6 +18,7 @@ from lateack.nodes.memory.pages import HeadSlab, PagePool
 from lateack.nodes.node import Effect
 from lateack.nodes.records import Record
 from lateack.nodes.stack.packets import IP_DF, IPPROTO_TCP, M32, address_sum, flow_name
+from lateack.nodes.stack.paged import Payload
 from lateack.nodes.stack.skb import SkBuff, kfree_skb
 
 MS = 1_000_000
@@ -51,6 +52,8 @@ class TcpParameters(Record):
     window_scale: int = 7
     retries_max: int = 15
     syn_retries_max: int = 6
+    host_queue_check: str = "none"
+    """What a retransmission does that finds a clone still below TCP: "none", "count" (2013) or "suppress" (2014)."""
 
 
 class Device(Protocol):
@@ -92,10 +95,11 @@ class TcpSocket:
 
     __slots__ = (
         "ack_wanted", "addresses", "armed", "backoff", "cwnd", "deadline", "dupacks", "ethernet", "fin_queued",
-        "fin_received", "flow", "ip_sum", "local_port", "lost_out", "mss", "out_of_order", "parameters", "pseudo_sum",
-        "rcv_nxt", "rcv_scale", "rcv_wnd", "received", "recover", "recovering", "remote_address", "remote_port",
-        "reply_flow", "retries", "rto", "rtt_variance", "rtx_queue", "snd_nxt", "snd_scale", "snd_una", "snd_wnd",
-        "srtt", "ssthresh", "stack", "state", "timer", "wmem_alloc", "write_queue", "write_seq",
+        "fin_received", "flow", "ip_sum", "local_port", "lost_out", "mss", "out_of_order", "paged", "parameters",
+        "pseudo_sum", "rcv_nxt", "rcv_scale", "rcv_wnd", "received", "recover", "recovering", "remote_address",
+        "remote_port", "reply_flow", "retries", "rto", "rtt_variance", "rtx_queue", "snd_nxt", "snd_scale", "snd_una",
+        "snd_wnd", "srtt", "ssthresh", "stack", "state", "suppresses_host_queue", "timer", "watches_host_queue",
+        "wmem_alloc", "write_queue", "write_seq",
     )  # fmt: skip
 
     def __init__(
@@ -106,6 +110,8 @@ class TcpSocket:
         self.remote_address = remote_address
         self.remote_port = remote_port
         self.parameters = parameters
+        self.watches_host_queue = parameters.host_queue_check != "none"
+        self.suppresses_host_queue = parameters.host_queue_check == "suppress"
         self.state = CLOSED
         self.flow = flow_name(stack.address, local_port, remote_address, remote_port)
         self.reply_flow = flow_name(remote_address, remote_port, stack.address, local_port)
@@ -135,8 +141,9 @@ class TcpSocket:
         # --- receiving
         self.rcv_nxt = 0
         self.scale_window(parameters.window_scale)
-        self.received: list[bytes] = []
-        self.out_of_order: list[tuple[int, bytes]] = []
+        self.received: list[Payload] = []
+        self.paged = False  # whether some of it still lies in the packets that brought it
+        self.out_of_order: list[tuple[int, Payload]] = []
         self.fin_received = False
         self.ack_wanted = False
         # --- time
@@ -169,7 +176,9 @@ class TcpSocket:
         """Return the stream bytes that arrived in order since the last call, in pieces as they came."""
         received = self.received
         self.received = []
-        return received
+        if self.paged:
+            return [piece if isinstance(piece, bytes) else piece.read() for piece in received]
+        return received  # type: ignore[return-value]  # then there is nothing but bytes in it
 
     def purge(self) -> None:
         """Let go of everything that is queued: the connection is gone."""

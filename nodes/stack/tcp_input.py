@@ -9,6 +9,7 @@ from functools import lru_cache
 
 from lateack.nodes.facts import Connected, ConnectionReset, DuplicateDropped, FastRetransmitted
 from lateack.nodes.stack.packets import ACK, FIN, M32, PSH, RST, SYN, Segment, digest_of
+from lateack.nodes.stack.paged import PagedSegment, Payload
 from lateack.nodes.stack.skb import kfree_skb
 from lateack.nodes.stack.tcp import (
     CLOSE_WAIT,
@@ -25,7 +26,8 @@ from lateack.nodes.stack.tcp import (
     TIME_WAIT,
     TcpSocket,
 )
-from lateack.nodes.stack.tcp_output import tcp_retransmit_skb, tcp_send_ack, tcp_send_reset, tcp_write_xmit
+from lateack.nodes.stack.tcp_output import tcp_retransmit_skb, tcp_write_xmit
+from lateack.nodes.stack.tcp_segment import tcp_send_ack, tcp_send_reset
 from lateack.nodes.stack.tcp_timer import tcp_ack_probe, tcp_rearm_rto, tcp_rtt_sample, tcp_set_rto
 
 DUPACKS_TO_RETRANSMIT = 3
@@ -35,7 +37,7 @@ MSS_MIN = 48
 """The smallest segment size that a peer can make us use (`tcp_min_snd_mss`)."""
 
 
-def tcp_rcv(sk: TcpSocket, segment: Segment, now: int) -> None:
+def tcp_rcv(sk: TcpSocket, segment: Segment | PagedSegment, now: int) -> None:
     """Process one segment for this connection."""
     flags = segment.flags
     if sk.state == ESTABLISHED and flags & ~PSH == ACK and segment.seq == sk.rcv_nxt & M32:
@@ -64,7 +66,7 @@ def tcp_rcv(sk: TcpSocket, segment: Segment, now: int) -> None:
         _tcp_fin(sk, seq + len(segment.payload), now)
 
 
-def _predicted(sk: TcpSocket, segment: Segment, now: int) -> None:
+def _predicted(sk: TcpSocket, segment: Segment | PagedSegment, now: int) -> None:
     """The common case, the next bytes in order on an established connection, without questions (header prediction)."""
     advance = (segment.ack - sk.snd_una) & M32
     if advance <= sk.snd_nxt - sk.snd_una:
@@ -114,7 +116,7 @@ def parse_syn_options(options: bytes) -> tuple[int | None, int | None]:
     return mss, scale
 
 
-def take_syn(sk: TcpSocket, segment: Segment) -> None:
+def take_syn(sk: TcpSocket, segment: Segment | PagedSegment) -> None:
     """Learn from the peer's SYN where its stream begins and what it can take."""
     mss, scale = parse_syn_options(segment.options)
     sk.mss = max(min(sk.mss, mss or 536), MSS_MIN)
@@ -126,7 +128,7 @@ def take_syn(sk: TcpSocket, segment: Segment) -> None:
     sk.snd_wnd = segment.window
 
 
-def _handshake(sk: TcpSocket, segment: Segment, now: int) -> bool:
+def _handshake(sk: TcpSocket, segment: Segment | PagedSegment, now: int) -> bool:
     """Bring the connection up; return whether the segment has more to say to an established one."""
     flags = segment.flags
     acknowledges = flags & ACK and sk.unwrap_ack(segment.ack) == sk.snd_nxt
@@ -165,7 +167,7 @@ def _established(sk: TcpSocket, now: int) -> None:
     sk.stack.effects.append(Connected(sk.flow))
 
 
-def _tcp_ack(sk: TcpSocket, segment: Segment, now: int) -> bool:
+def _tcp_ack(sk: TcpSocket, segment: Segment | PagedSegment, now: int) -> bool:
     """Take an acknowledgement; return whether the rest of the segment may be believed."""
     una = sk.snd_una
     ack = una + ((segment.ack - una + HALF) & M32) - HALF
@@ -268,11 +270,11 @@ def _recover(sk: TcpSocket, ack: int, acked: int, now: int) -> None:
     sk.cwnd = max(sk.cwnd - acked + sk.mss, sk.mss)
 
 
-def _tcp_data_queue(sk: TcpSocket, seq: int, payload: bytes, now: int) -> None:
+def _tcp_data_queue(sk: TcpSocket, seq: int, payload: Payload, now: int) -> None:
     """Take the new bytes of a segment, drop the old ones, keep the early ones (`tcp_data_queue`)."""
     end = seq + len(payload)
     if end <= sk.rcv_nxt:
-        sk.stack.effects.append(DuplicateDropped(sk.reply_flow, seq & M32, len(payload), digest_of(payload)))
+        sk.stack.effects.append(DuplicateDropped(sk.reply_flow, seq & M32, len(payload), digest_of(bytes(payload))))
         tcp_send_ack(sk, now)
         return
     if seq > sk.rcv_nxt:
@@ -286,13 +288,13 @@ def _tcp_data_queue(sk: TcpSocket, seq: int, payload: bytes, now: int) -> None:
         _drain_out_of_order(sk)
 
 
-def _keep_for_later(sk: TcpSocket, seq: int, payload: bytes) -> None:
+def _keep_for_later(sk: TcpSocket, seq: int, payload: Payload) -> None:
     queue = sk.out_of_order
     if seq + len(payload) > sk.rcv_nxt + sk.parameters.receive_buffer or len(queue) >= OUT_OF_ORDER_MAX:
         return
     at = bisect_left(queue, (seq,))
     if at < len(queue) and queue[at][0] == seq and len(queue[at][1]) >= len(payload):
-        sk.stack.effects.append(DuplicateDropped(sk.reply_flow, seq & M32, len(payload), digest_of(payload)))
+        sk.stack.effects.append(DuplicateDropped(sk.reply_flow, seq & M32, len(payload), digest_of(bytes(payload))))
         return
     queue.insert(at, (seq, payload))
 

@@ -1,26 +1,13 @@
-"""TCP's sending side: queueing, windows, segments, and retransmission by cloning (net/ipv4/tcp_output.c).
+"""TCP's sending side: queueing, windows, and what is sent again, and when not (net/ipv4/tcp_output.c).
 
-Every transmission hands the device a *clone* of the queued packet, because the device consumes what it is given while
-TCP must keep the bytes until they are acknowledged. Nothing that TCP learns later calls a clone back: that is the bug.
+A queued packet stays here until it is acknowledged; what goes down is a clone of it (`tcp_segment`).
 """
 
 from collections.abc import Sequence
-from struct import Struct
 
-from lateack.nodes.facts import SegmentTransmitted
+from lateack.nodes.facts import HostQueueHit
 from lateack.nodes.stack.lifetime import Frag, frag_ref
-from lateack.nodes.stack.packets import (
-    ACK,
-    FIN,
-    IP_DF,
-    IP_HLEN,
-    IPPROTO_TCP,
-    M32,
-    PSH,
-    RST,
-    SYN,
-    digest_of,
-)
+from lateack.nodes.stack.packets import ACK, FIN, M32, PSH, SYN
 from lateack.nodes.stack.skb import (
     HEADROOM,
     MAX_SKB_FRAGS,
@@ -28,10 +15,9 @@ from lateack.nodes.stack.skb import (
     alloc_skb,
     pages_holding,
     skb_header_release,
-    skb_push,
     skb_put,
 )
-from lateack.nodes.stack.skb_copy import pskb_copy, skb_clone, skb_unclone
+from lateack.nodes.stack.skb_copy import skb_unclone
 from lateack.nodes.stack.skb_cut import skb_pull_front, skb_split
 from lateack.nodes.stack.tcp import (
     ESTABLISHED,
@@ -42,20 +28,10 @@ from lateack.nodes.stack.tcp import (
     SYN_SENT,
     TcpSocket,
 )
+from lateack.nodes.stack.tcp_segment import SYN_FIN, tcp_transmit_skb
 
 GSO_MAX_SIZE = 65_535 - 40
 """Most payload bytes of one packet below TCP: the 16-bit IPv4 length less the headers."""
-
-HEADER_BYTES = 14 + IP_HLEN + 20
-HEADER = Struct("!16sHH4sH12sIIHHH2x")
-"""A frame's headers; what is the same in all of a connection's is packed once (see TcpSocket)."""
-DF_TTL_TCP = Struct("!HBB").pack(IP_DF, 64, IPPROTO_TCP)
-
-SYN_OPTIONS = Struct("!BBHBBBB")
-
-
-SYN_FIN = SYN | FIN
-"""The flags that take a place in the stream though they are no bytes."""
 
 
 def tcp_connect(sk: TcpSocket, now: int) -> None:
@@ -94,6 +70,8 @@ def tcp_sendmsg(sk: TcpSocket, head: bytes, frags: Sequence[Frag], tail: bytes, 
         return []
     stack, mss = sk.stack, sk.mss
     goal = GSO_MAX_SIZE // mss * mss if stack.gso else mss
+    # What is not the kernel's own may be rewritten by its owner while we send it (SKBFL_SHARED_FRAG).
+    shared = bool(frags) and frags[0].page.pool is not stack.pool
     skbs: list[SkBuff] = []
     skb = _queue_data(sk, skbs)
     length = len(head)
@@ -122,6 +100,9 @@ def tcp_sendmsg(sk: TcpSocket, head: bytes, frags: Sequence[Frag], tail: bytes, 
         skb.shinfo.frags.append(frag)
         length += frag.size
     _finish_data(sk, skb, length, witness)
+    if shared:
+        for skb in skbs:
+            skb.shinfo.shared_frag = True
     skb.flags |= PSH
     return skbs
 
@@ -155,67 +136,20 @@ def tcp_write_xmit(sk: TcpSocket, now: int) -> None:
         sk.deadline = now + sk.rto
 
 
-def tcp_transmit_skb(sk: TcpSocket, skb: SkBuff, now: int) -> None:
-    """Send one queued packet: clone it, push the headers onto the clone, and hand the clone to the device.
-
-    While an earlier clone is still below us its headers are in the shared head, so a private head is made instead
-    (`pskb_copy`), as __tcp_retransmit_skb does.
-    """
-    stack = sk.stack
-    clone = pskb_copy(skb, stack.pool) if skb.cloned and skb.shinfo.dataref != 1 else skb_clone(skb, stack.pool)
-    seq = clone.seq = skb.seq
-    end_seq = clone.end_seq = skb.end_seq
-    length = end_seq - seq
-    sk.wmem_alloc += length
-    flags = skb.flags
-    if flags & SYN_FIN:
-        length -= 1
-    transmission = skb.transmissions = skb.transmissions + 1
-    skb.sent_at = now
-    clone.socket = sk
-    clone.destructor = sk.wfree
-    clone.shinfo.gso_size = sk.mss if length > sk.mss else 0
-    if flags & SYN:
-        skb_push(clone, _syn_options(sk))
-        tcp_push_header(sk, clone, flags, length, SYN_OPTIONS.size)
-    else:
-        tcp_push_header(sk, clone, flags, length, 0)
-    if length:
-        if skb.digests is None:
-            skb.digests = piece_digests(skb.witness, sk.mss)
-        intended = skb.witness if transmission > 1 else b""
-        stack.effects.append(
-            SegmentTransmitted(sk.flow, seq & M32, length, sk.mss, transmission, skb.digests, intended)
-        )
-    if stack.clone_hook is not None:
-        stack.clone_hook.skb_shared(skb, clone)
-    sk.ack_wanted = False
-    stack.device.xmit(clone, now)
-
-
-def tcp_send_ack(sk: TcpSocket, now: int) -> None:
-    """Send a segment without data that acknowledges `rcv_nxt`."""
-    _send_bare(sk, ACK, sk.snd_nxt, now)
-    sk.ack_wanted = False
-
-
-def tcp_send_probe(sk: TcpSocket, now: int) -> None:
-    """Ask for the window: an old, empty segment that the peer must answer (`tcp_xmit_probe_skb`)."""
-    _send_bare(sk, ACK, sk.snd_una - 1, now)
-
-
-def tcp_send_reset(sk: TcpSocket, now: int, seq: int | None = None) -> None:
-    """Tell the peer that this connection is gone, at the position that it expects (*seq*, or else ours)."""
-    _send_bare(sk, RST | ACK, sk.snd_nxt if seq is None else seq, now)
-
-
-def tcp_retransmit_skb(sk: TcpSocket, index: int, segments: int, now: int) -> None:
-    """Send the packet at *index* of the retransmission queue again, at most *segments* of it.
+def tcp_retransmit_skb(sk: TcpSocket, index: int, segments: int, now: int) -> bool:
+    """Send the packet at *index* of the retransmission queue again, at most *segments* of it; say whether it went.
 
     What was acknowledged of it is trimmed, what is too long is cut off (`tcp_fragment`); then it goes out like any
-    other: as one more clone (`__tcp_retransmit_skb`).
+    other: as one more clone (`__tcp_retransmit_skb`). It is refused while more lies below TCP than a quarter beyond
+    what is queued (-EAGAIN), or while the packet itself is known to lie there (-EBUSY); the next timer asks again.
     """
     skb = sk.rtx_queue[index]
+    if sk.wmem_alloc * 4 > (sk.write_seq - sk.snd_una) * 5:
+        return False
+    if sk.watches_host_queue and skb_still_in_host_queue(sk, skb):
+        sk.stack.effects.append(HostQueueHit(sk.flow, skb.seq & M32, sk.suppresses_host_queue))
+        if sk.suppresses_host_queue:
+            return False
     if skb.seq < sk.snd_una and not skb.flags & SYN:
         tcp_trim_head(sk, skb, sk.snd_una - skb.seq)
     if skb.end_seq - skb.seq > sk.mss * segments:
@@ -224,6 +158,17 @@ def tcp_retransmit_skb(sk: TcpSocket, index: int, segments: int, now: int) -> No
         skb.lost = False
         sk.lost_out -= skb.end_seq - skb.seq
     tcp_transmit_skb(sk, skb, now)
+    return True
+
+
+def skb_still_in_host_queue(sk: TcpSocket, skb: SkBuff) -> bool:
+    """Say whether the clone that was made beside a queued packet is still below TCP (1f3279ae0c13, 2014).
+
+    `skb_fclone_busy` knows one clone, the companion, and believes it while it names this very socket: a driver that
+    orphans what it takes hides it, and copies (`pskb_copy`) are not seen at all.
+    """
+    clone = skb.fclone
+    return clone is not None and clone.users > 0 and clone.socket is sk
 
 
 def tcp_trim_head(sk: TcpSocket, skb: SkBuff, count: int) -> None:
@@ -250,58 +195,21 @@ def tcp_fragment(sk: TcpSocket, queue: "Sequence[SkBuff]", index: int, length: i
     rest.witness = skb.witness[length:]
     skb.witness = skb.witness[:length]
     skb.digests = rest.digests = None
+    rest.fclone = None
     queue.insert(index + 1, rest)  # type: ignore[attr-defined]
-
-
-def piece_digests(data: bytes, mss: int) -> tuple[int, ...]:
-    """Return the digests of *data* cut at *mss*, as a NIC cuts it."""
-    if len(data) <= mss:
-        return (digest_of(data),)
-    return tuple([digest_of(data[start : start + mss]) for start in range(0, len(data), mss)])
-
-
-def tcp_push_header(sk: TcpSocket, skb: SkBuff, flags: int, length: int, options: int) -> None:
-    """Push the headers of a segment of *length* payload onto *skb*, which begins with *options* bytes of TCP options.
-
-    The TCP checksum field holds the folded pseudo header sum, as CHECKSUM_PARTIAL leaves it for the device to finish.
-    What holds for `skb_push` on a clone holds here.
-    """
-    shinfo = skb.shinfo
-    start = skb.data = skb.data - HEADER_BYTES
-    assert start >= shinfo.head, "no headroom left"
-    stack = sk.stack
-    ident = stack.ident
-    stack.ident = (ident + 1 + length // sk.mss) & 0xFFFF
-    segment_length = 20 + options + length
-    total = IP_HLEN + segment_length
-    window = sk.rcv_wnd
-    if flags & SYN:
-        window = min(sk.parameters.receive_buffer, 0xFFFF)  # never scaled (RFC 7323 2.2)
-    HEADER.pack_into(
-        shinfo.slab.memory.view, start, sk.ethernet, total, ident, DF_TTL_TCP,
-        0xFFFF - (sk.ip_sum + total + ident) % 0xFFFF, sk.addresses,
-        skb.seq & M32, sk.rcv_nxt & M32, 0x5000 + (options << 10) | flags, window,
-        (sk.pseudo_sum + segment_length) % 0xFFFF,
-    )  # fmt: skip
-
-
-def _syn_options(sk: TcpSocket) -> bytes:
-    """Return the MSS that we can take, and the window scale unless it is zero or the peer's SYN offered none."""
-    mss = sk.stack.mtu - 40
-    if not sk.rcv_scale:
-        return SYN_OPTIONS.pack(2, 4, mss, 1, 1, 1, 1)
-    return SYN_OPTIONS.pack(2, 4, mss, 1, 3, 3, sk.rcv_scale)
 
 
 def _xmit_retransmit_queue(sk: TcpSocket, now: int) -> None:
     """After a timeout, send what is marked lost as the window opens again (`tcp_xmit_retransmit_queue`)."""
     index = 0
     while sk.lost_out and index < len(sk.rtx_queue):
-        if sk.rtx_queue[index].lost:
+        skb = sk.rtx_queue[index]
+        if skb.lost:
+            if sk.suppresses_host_queue and skb_still_in_host_queue(sk, skb):
+                return  # the timer that found it there has said so
             room = (sk.cwnd - (sk.snd_nxt - sk.snd_una - sk.lost_out)) // sk.mss
-            if room <= 0:
+            if room <= 0 or not tcp_retransmit_skb(sk, index, room, now):
                 return
-            tcp_retransmit_skb(sk, index, room, now)
         index += 1
 
 
@@ -311,7 +219,7 @@ def _queue_control(sk: TcpSocket, flags: int) -> None:
     skb.seq, skb.end_seq = sk.write_seq, sk.write_seq + 1
     skb.flags = flags
     skb.transmissions, skb.sent_at, skb.lost = 0, 0, False
-    skb.witness, skb.digests = b"", None
+    skb.witness, skb.digests, skb.fclone = b"", None, None
     sk.write_seq += 1
     sk.write_queue.append(skb)
     if flags & SYN:
@@ -324,6 +232,7 @@ def _queue_data(sk: TcpSocket, skbs: list[SkBuff]) -> SkBuff:
     skb_header_release(skb)
     skb.flags = ACK
     skb.transmissions, skb.sent_at, skb.lost = 0, 0, False
+    skb.fclone = None
     sk.write_queue.append(skb)
     skbs.append(skb)
     return skb
@@ -334,10 +243,3 @@ def _finish_data(sk: TcpSocket, skb: SkBuff, length: int, witness: bytes) -> Non
     skb.end_seq = sk.write_seq = sk.write_seq + length
     skb.witness = witness[:length]
     skb.digests = None
-
-
-def _send_bare(sk: TcpSocket, flags: int, seq: int, now: int) -> None:
-    skb = alloc_skb(sk.stack.slab)
-    skb.seq = skb.end_seq = seq
-    tcp_push_header(sk, skb, flags, 0, 0)
-    sk.stack.device.xmit(skb, now)

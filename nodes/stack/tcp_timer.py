@@ -7,7 +7,8 @@ probe. The stack arms it from `deadline` after every event.
 from lateack.nodes.facts import ConnectionReset, RetransmitTimedOut
 from lateack.nodes.stack.packets import M32
 from lateack.nodes.stack.tcp import CLOSED, SYN_RCVD, SYN_SENT, TcpSocket
-from lateack.nodes.stack.tcp_output import tcp_retransmit_skb, tcp_send_probe
+from lateack.nodes.stack.tcp_output import tcp_retransmit_skb
+from lateack.nodes.stack.tcp_segment import tcp_send_probe
 
 
 def tcp_rtt_sample(sk: TcpSocket, sample: int) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from struct import Struct
 
 from lateack.nodes.facts import SegmentTransmitted
-from lateack.nodes.stack.lifetime import Frag, frag_ref
+from lateack.nodes.stack.lifetime import Frag
 from lateack.nodes.stack.packets import (
     IP_HLEN,
     IP_MF,
@@ -26,6 +26,7 @@ from lateack.nodes.stack.packets import (
     pseudo_sum,
 )
 from lateack.nodes.stack.skb import HEADROOM, SkBuff, alloc_skb, kfree_skb, pages_holding, read_frags, skb_push, skb_put
+from lateack.nodes.stack.skb_cut import share_frags
 from lateack.nodes.stack.tcp import Stack
 
 ETH_IPV4 = Struct("!6s6sHBBHHHBBHII")
@@ -58,6 +59,19 @@ def udp_sendmsg(
 
     *to* is an IPv4 address and a port. In the facts the IPv4 identification stands where TCP has a sequence number.
     """
+    udp_send_skb(sk, ip_make_skb(sk, to, head, frags, tail, witness), now)
+
+
+def udp_send_skb(sk: UdpSocket, skbs: Sequence[SkBuff], now: int) -> None:
+    """Hand the packets of a datagram to the device."""
+    for skb in skbs:
+        sk.stack.device.xmit(skb, now)
+
+
+def ip_make_skb(
+    sk: UdpSocket, to: tuple[int, int], head: bytes, frags: Sequence[Frag], tail: bytes, witness: bytes
+) -> list[SkBuff]:
+    """Return the packets of one datagram, one for each fragment of it, as `udp_sendmsg` would send them."""
     stack = sk.stack
     if tail:
         frags = [*frags, *pages_holding(tail, stack.pool)]
@@ -67,10 +81,11 @@ def udp_sendmsg(
         _meant(stack, flow_name(stack.address, sk.local_port, *to), stack.ident, witness)
         skb = _whole(sk, to, head, frags, length)
         skb_push(skb, _ip_header(stack, to[0], length, 0))
-        stack.device.xmit(skb, now)
+        skbs = [skb]
     else:
-        _fragmented(sk, to, head, list(frags), length, now)
+        skbs = _fragmented(sk, to, head, list(frags), witness)
     stack.ident = (stack.ident + 1) & 0xFFFF
+    return skbs
 
 
 def _whole(sk: UdpSocket, to: tuple[int, int], head: bytes, frags: Sequence[Frag], length: int) -> SkBuff:
@@ -80,48 +95,39 @@ def _whole(sk: UdpSocket, to: tuple[int, int], head: bytes, frags: Sequence[Frag
     if len(head) > room:
         skb.shinfo.frags.extend(pages_holding(head[room:], sk.stack.pool))
     skb.shinfo.frags.extend(frags)
+    skb.shinfo.shared_frag = any(frag.page.pool is not sk.stack.pool for frag in frags)
     partial = pseudo_sum(sk.stack.address, to[0], IPPROTO_UDP, length) % 0xFFFF
     skb_push(skb, UDP.pack(sk.local_port, to[1], length, partial))
     return skb
 
 
-def _fragmented(sk: UdpSocket, to: tuple[int, int], head: bytes, frags: list[Frag], length: int, now: int) -> None:
+def _fragmented(sk: UdpSocket, to: tuple[int, int], head: bytes, frags: list[Frag], witness: bytes) -> list[SkBuff]:
     """Cut the datagram into packets of the MTU whose fragments share its pages (`ip_append_data`, `ip_fragment`)."""
     stack = sk.stack
     flow = fragment_flow_name(stack.address, to[0])
+    length = UDP_HLEN + len(witness)
     whole = _whole(sk, to, head, frags, length)
     data = bytes(stack.slab.memory.view[whole.data : whole.tail]) + b"".join(read_frags(whole))
     data = data[:6] + checksum_of(ones_sum(data)).to_bytes(2, "big") + data[8:]
     linear = data[: whole.tail - whole.data]
+    meant = data[:UDP_HLEN] + witness
     step = (stack.mtu - IP_HLEN) // 8 * 8
+    skbs = []
     for start in range(0, length, step):
         size = min(step, length - start)
         skb = alloc_skb(stack.slab)
         skb.needs_checksum = False
+        skb.shinfo.shared_frag = whole.shinfo.shared_frag
         skb_put(skb, linear[start : start + size])
         skip = start - len(linear)
         room = size - len(linear[start : start + size])
-        _share(skb, whole.shinfo.frags, max(0, skip), room)
+        share_frags(skb, whole.shinfo.frags, max(0, skip), room)
         more = IP_MF if start + size < length else 0
         skb_push(skb, _ip_header(stack, to[0], size, more | start >> 3))
-        _meant(stack, flow, stack.ident << 16 | start, data[start : start + size])
-        stack.device.xmit(skb, now)
+        _meant(stack, flow, stack.ident << 16 | start, meant[start : start + size])
+        skbs.append(skb)
     kfree_skb(whole)
-
-
-def _share(skb: SkBuff, frags: Sequence[Frag], skip: int, room: int) -> None:
-    """Reference *room* bytes of *frags* after the first *skip*."""
-    for frag in frags:
-        if skip >= frag.size:
-            skip -= frag.size
-            continue
-        if room <= 0:
-            return
-        size = min(frag.size - skip, room)
-        frag_ref(frag)
-        skb.shinfo.frags.append(Frag(frag.page, frag.offset + skip, size, frag.destructor))
-        room -= size
-        skip = 0
+    return skbs
 
 
 def _meant(stack: Stack, flow: str, position: int, data: bytes) -> None:

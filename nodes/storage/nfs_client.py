@@ -8,16 +8,23 @@ Source: RFC 1813, net/sunrpc/clnt.c and fs/nfs/direct.c. Where we differ: a lost
 """
 
 from lateack.nodes.application import Copier, PageBuffer
-from lateack.nodes.facts import CallTimedOut, CallTransmitted, CompletionDeferred, ReplyMatched, WriteIssued
-from lateack.nodes.memory.pages import Page
+from lateack.nodes.facts import (
+    CallAborted,
+    CallTimedOut,
+    CallTransmitted,
+    CompletionDeferred,
+    ReplyMatched,
+    WriteIssued,
+)
 from lateack.nodes.node import Time
-from lateack.nodes.records import Record
 from lateack.nodes.stack.host import IpStack
 from lateack.nodes.stack.tcp import CLOSE_WAIT, CLOSED, ESTABLISHED, MAY_SEND, TIME_WAIT, TcpSocket
 from lateack.nodes.stack.tcp_output import tcp_sendmsg
-from lateack.nodes.stack.udp import UdpSocket, udp_sendmsg
+from lateack.nodes.stack.udp import UdpSocket, ip_make_skb, udp_send_skb
 from lateack.nodes.storage import nfs, nfs_calls, nfs_replies
 from lateack.nodes.storage.nfs import SetAttributes
+from lateack.nodes.storage.nfs_mount import NfsMount as NfsMount
+from lateack.nodes.storage.nfs_write import NfsWrite as NfsWrite
 from lateack.nodes.storage.rpc import (
     AuthSys,
     RecordReader,
@@ -27,53 +34,11 @@ from lateack.nodes.storage.rpc import (
     encode_call,
     record_mark,
 )
-from lateack.nodes.storage.rpc_client import FAILED, RpcClient, RpcRequest, RpcTimeouts
+from lateack.nodes.storage.rpc_client import FAILED, RpcClient, RpcRequest
 from lateack.nodes.storage.xdr import XdrError
 from lateack.nodes.strategies.guest import GuestStrategy
 
 PADDING = (b"", b"\0\0\0", b"\0\0", b"\0")
-
-
-class NfsMount(Record):
-    """What the client is told: who it is, the server's address and root, and how to talk (the mount options of nfs(5)).
-
-    `stable` is what a WRITE asks for (RFC 1813 3.3.7); without `unmount` the connection outlives the copy.
-    """
-
-    client: str
-    server: int
-    root: bytes
-    transport: str
-    timeouts: RpcTimeouts
-    stable: int
-    first_xid: int
-    unmount: bool
-
-
-class NfsWrite:
-    """One WRITE of the application, from its call to its completion."""
-
-    __slots__ = (
-        "buffer", "count", "data", "done", "issued_at", "offset", "replied", "token", "transmissions", "verifier",
-        "xid",
-    )  # fmt: skip
-
-    def __init__(self, buffer: PageBuffer, now: Time) -> None:
-        self.buffer = buffer
-        self.offset = buffer.offset
-        self.count = buffer.count
-        self.data = buffer.data
-        self.issued_at = now
-        self.xid = 0
-        self.transmissions = 0
-        self.replied = False
-        self.done = False
-        self.token: object | None = None
-        self.verifier = b""
-
-    def windows(self) -> list[tuple[Page, int, int]]:
-        """Return the (page, offset, size) windows that hold the write's bytes, in file order."""
-        return self.buffer.windows()
 
 
 class NfsClient:
@@ -111,8 +76,13 @@ class NfsClient:
             self.socket = self.stack.connect(self.mount.server, nfs.PORT, now)
 
     def unmount(self, now: Time) -> None:
-        """Every byte is written: close the connection, and finish the copy when it is closed."""
+        """Every byte is written: close the connection once no call waits, and finish the copy when it is closed."""
         self.unmounting = True
+        if not self.rpc.pending:
+            self._disconnect(now)
+        # Else the strategy has believed somebody else than the server, whose replies are still to come.
+
+    def _disconnect(self, now: Time) -> None:
         if self.socket is not None and self.mount.unmount:
             self.stack.close(self.socket, now)
         else:
@@ -146,9 +116,11 @@ class NfsClient:
 
     # --- calls --------------------------------------------------------------------------------------------------------
 
-    def write(self, buffer: PageBuffer, now: Time) -> None:
-        """Write what lies in *buffer* to where it belongs in the file."""
+    def write(self, buffer: PageBuffer, now: Time) -> NfsWrite:
+        """Write what lies in *buffer* to where it belongs in the file; return the write, which is under way now."""
         write = NfsWrite(buffer, now)
+        if self.mount.pins:
+            write.pin()
         arguments = nfs_calls.encode_write_head(self.file, write.offset, write.count, self.mount.stable)
         write.xid = self.rpc.next_xid
         self.payload_bytes += write.count
@@ -158,18 +130,36 @@ class NfsClient:
             )
         )
         self._call(nfs.WRITE, arguments, write, now)
+        return write
 
     def calls_timed_out(self, now: Time) -> None:
         """Send again what waited too long, or give up where the mount is soft."""
         for request, wants in self.rpc.expired(now):
             # A minor timeout counts up, a major one starts the count again.
             self.effects.append(CallTimedOut(request.xid, wants == FAILED or not request.retries))
-            if wants == FAILED:
+            if self.mount.aborts and isinstance(request.context, NfsWrite):
+                self._abort(request, request.context, now)
+            elif wants == FAILED:
                 self.copier.fail("a call timed out (soft mount)")
             elif self.socket is None or not self.socket.write_queue:
                 self._transmit(request, now)
             # Else the transport still has unsent bytes, and a call waits for room before it is queued once more
             # (xprt_wait_for_buffer_space); the next timeout asks again.
+
+    def _abort(self, request: RpcRequest, write: NfsWrite, now: Time) -> None:
+        """The application gives up on a write: a reply will find nobody, but what was queued goes out all the same."""
+        if request.xid in self.rpc.pending:
+            self.rpc.abandon(request)
+        write.aborted = True
+        self.effects.append(CallAborted(request.xid))
+        if self.mount.pins:
+            write.unpin()
+        if not write.done:
+            self.strategy.aborted(write)
+            if not write.done:
+                self.effects.append(CompletionDeferred(request.xid))
+        if self.unmounting and not self.rpc.pending:
+            self._disconnect(now)
 
     def _open_file(self, now: Time) -> None:
         """Make the guest's folder, if it has one, and create the file."""
@@ -207,8 +197,10 @@ class NfsClient:
             data = write.data
         if self.socket is None:
             assert self.udp is not None
-            witness = head + data + tail
-            udp_sendmsg(self.udp, (self.mount.server, nfs.PORT), head, frags, tail, witness, now)
+            skbs = ip_make_skb(self.udp, (self.mount.server, nfs.PORT), head, frags, tail, head + data + tail)
+            if isinstance(write, NfsWrite):
+                self.strategy.queued(write, skbs)
+            udp_send_skb(self.udp, skbs, now)
             return
         head = record_mark(len(head) + len(data) + len(tail)) + head
         skbs = tcp_sendmsg(self.socket, head, frags, tail, b"".join((head, data, tail)))
@@ -240,6 +232,8 @@ class NfsClient:
                 self._result(request, record, reply.results, now)
         except XdrError as reason:
             self.copier.fail(f"the server's reply does not decode: {reason}")
+        if self.unmounting and not self.rpc.pending:
+            self._disconnect(now)
 
     def _result(self, request: RpcRequest, record: bytes, at: int, now: Time) -> None:
         match request.proc:
@@ -292,6 +286,8 @@ class NfsClient:
 
     def _answered(self, write: NfsWrite) -> None:
         write.replied = True
+        if self.mount.pins:
+            write.unpin()
         self.strategy.replied(write)
         if not write.done:
             self.effects.append(CompletionDeferred(write.xid))

@@ -2,13 +2,45 @@
 and the backend's (when netback answers the guest). Built-in ones and a user's own come in through the same door."""
 
 from lateack.nodes.strategies.backend import BackendStrategy, DevZerocopy, GrantCopy
+from lateack.nodes.strategies.destructors import BackendFragDestructor, NoClone, ShinfoDestructor, SkbDestructor
+from lateack.nodes.strategies.early import EarlyResponse, EarlyUnmap
+from lateack.nodes.strategies.foreign import PageForeign
 from lateack.nodes.strategies.guest import FragDestructors, FullCopy, GuestStrategy, OnReply
+from lateack.nodes.strategies.guest_destructors import CloneDestructors, NoCloneDestructors, QueueDestructors
+from lateack.nodes.strategies.guest_zerocopy import CopyOnRetransmit, MsgZerocopy, ZerocopyOnReply
+from lateack.nodes.strategies.lazy_copy import LazyCopy
+from lateack.nodes.strategies.staging import StagingGrants, StagingGrantsCopy
 
 GUEST_STRATEGIES: dict[str, type[GuestStrategy]] = {
-    strategy.name: strategy for strategy in (OnReply, FragDestructors, FullCopy)
+    strategy.name: strategy
+    for strategy in (
+        OnReply,
+        QueueDestructors,
+        CloneDestructors,
+        NoCloneDestructors,
+        ZerocopyOnReply,
+        CopyOnRetransmit,
+        FragDestructors,
+        MsgZerocopy,
+        FullCopy,
+    )
 }
 BACKEND_STRATEGIES: dict[str, type[BackendStrategy]] = {
-    strategy.name: strategy for strategy in (DevZerocopy, GrantCopy)
+    strategy.name: strategy
+    for strategy in (
+        EarlyResponse,
+        EarlyUnmap,
+        SkbDestructor,
+        NoClone,
+        ShinfoDestructor,
+        GrantCopy,
+        PageForeign,
+        LazyCopy,
+        BackendFragDestructor,
+        DevZerocopy,
+        StagingGrants,
+        StagingGrantsCopy,
+    )
 }
 
 __all__ = ["BACKEND_STRATEGIES", "GUEST_STRATEGIES", "BackendStrategy", "GuestStrategy"]

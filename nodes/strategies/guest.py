@@ -31,6 +31,8 @@ class GuestKernel(Protocol):
     """What a strategy may ask of its guest."""
 
     kernel_pages: PagePool
+    transport: str
+    """What carries the calls: "tcp" or "udp"."""
 
     def complete(self, write: Write) -> None:
         """Tell the application that *write* is done: it may rewrite the buffer at once."""
@@ -58,13 +60,23 @@ class GuestStrategy:
         return by_reference(write)
 
     def queued(self, write: Write, skbs: list[SkBuff]) -> None:
-        """The transport has queued the call in these packets; mark them if the strategy watches packets."""
+        """The transport has made these packets of the call; mark them if the strategy watches packets.
+
+        TCP keeps them in its queue (`nohdr`) and transmits clones of them; a datagram's go down themselves.
+        """
 
     def skb_shared(self, skb: SkBuff, clone: SkBuff) -> None:
         """The stack shares a queued packet: *clone* goes down to the device."""
 
     def replied(self, write: Write) -> None:
         """The reply has come. Complete the write now, or later when something else has happened, too."""
+        self.kernel.complete(write)
+
+    def aborted(self, write: Write) -> None:
+        """The application gave up on the call before its reply came; nothing of it is transmitted anew.
+
+        By default it has its buffer back at once, whatever is still on its way: the call may be executed all the same.
+        """
         self.kernel.complete(write)
 
     watches_clones = False
@@ -83,6 +95,15 @@ def by_reference(write: Write, destructor: FragDestructor | None = None) -> list
     return frags
 
 
+def by_copy(write: Write, kernel: GuestKernel) -> list[Frag]:
+    """Copy the write's bytes, as they are now, into pages of the kernel (`sock_no_sendpage`), and charge for it."""
+    frags: list[Frag] = []
+    for page, offset, size in write.windows():
+        frags += pages_holding(page.memory.read(page.frame, offset, size), kernel.kernel_pages)
+    kernel.copied(write.count)
+    return frags
+
+
 class OnReply(GuestStrategy):
     """Zero-copy, and done when the protocol says so: what NFS did up to 2013, and the bug."""
 
@@ -98,11 +119,7 @@ class FullCopy(GuestStrategy):
 
     def take(self, write: Write) -> list[Frag]:
         """Copy the bytes now, while the call is pending and the buffer still holds the right ones."""
-        frags: list[Frag] = []
-        for page, offset, size in write.windows():
-            frags += pages_holding(page.memory.read(page.frame, offset, size), self.kernel.kernel_pages)
-        self.kernel.copied(write.count)
-        return frags
+        return by_copy(write, self.kernel)
 
 
 class FragDestructors(GuestStrategy):
@@ -122,6 +139,10 @@ class FragDestructors(GuestStrategy):
         """Drop the strategy's own reference; if the stack has none left either, that completes the write."""
         assert isinstance(write.token, FragDestructor)
         write.token.put()
+
+    def aborted(self, write: Write) -> None:
+        """The task ends only when its pages are its own again: an interrupted call waits for its fragments, too."""
+        self.replied(write)
 
     def frags_released(self, token: object) -> None:
         """The last fragment is gone, below TCP too: now nobody can read the buffer any more."""

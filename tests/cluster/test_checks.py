@@ -8,14 +8,16 @@ MISFITS = {
     "faults.acks.since.frame.from=guest2": "faults.acks.since.frame.from names no machine: 'guest2'; the nearest is "
     "'guest1'.",
     "faults.acks.hold.to=sever": "faults.acks.hold.to names no machine: 'sever'; the nearest is 'server'.",
-    "faults.acks.until.node=backen": "faults.acks.until.node names no machine: 'backen'; the nearest is 'backend'.",
+    "faults.acks.until.0.node=backen": "faults.acks.until.0.node names no machine: 'backen'; the nearest is 'backend'.",
     "faults.acks.since.frame.rpc=WRIT": "faults.acks.since.frame.rpc names no NFS procedure: 'WRIT'; the nearest is "
     "'WRITE'.",
     "faults.egress.until.0.fact=BufferFill": "faults.egress.until.0.fact names no fact: 'BufferFill'; the nearest is "
     "'BufferRefilled'.",
-    "faults.acks.until.where.agin=1": "faults.acks.until.where.agin names no field of Parked; the nearest is 'again'.",
-    "faults.acks.until.where.again=1": "faults.acks.until.where.again must be true or false, not 1.",
-    "faults.acks.until.where.seq=first": "faults.acks.until.where.seq must be a whole number, not 'first'.",
+    "faults.acks.until.0.where.agin=1": (
+        "faults.acks.until.0.where.agin names no field of Parked; the nearest is 'again'."
+    ),
+    "faults.acks.until.0.where.again=1": "faults.acks.until.0.where.again must be true or false, not 1.",
+    "faults.acks.until.0.where.seq=first": "faults.acks.until.0.where.seq must be a whole number, not 'first'.",
     "requires.0.fact=Timeout": "requires.0.fact names no fact: 'Timeout'; the nearest is 'CallTimedOut'.",
     "expect.1.when={server.drk: none}": "expect.1.when.server.drk names no key of a scenario; the nearest is "
     "'server.drc'.",

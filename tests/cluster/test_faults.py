@@ -34,7 +34,9 @@ def test_a_rule_says_what_the_story_says() -> None:
         place="network",
         frames=FrameMatch(source="server", target="guest1"),
         since=Trigger(frames=(FrameMatch(source="guest1", rpc="WRITE"),)),
-        until=Trigger(facts=(FactMatch("Parked", "backend", (("again", True),)),)),
+        until=Trigger(
+            facts=(FactMatch("Parked", "backend", (("again", True),)), FactMatch("DuplicateDropped", "server"))
+        ),
     )
 
 

@@ -126,7 +126,7 @@ def test_it_knows_which_machine_waits_for_which_fact() -> None:
     """The late-ack story: the network waits for what the backend parks, the backend for what the guest does."""
     assert awaited_facts(load("late-ack")) == {
         "BufferRefilled": ("backend",), "BufferRetired": ("backend",), "CompletionDeferred": ("backend",),
-        "Parked": ("network",),
+        "DuplicateDropped": ("network",), "Parked": ("network",),
     }  # fmt: skip
     assert awaited_facts(load("calm")) == {}
 

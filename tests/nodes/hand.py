@@ -88,11 +88,16 @@ class Kernel:
         self.effects: list[Effect] = []
         self.now = 0
         self.alarm: int | None = None
+        self.in_ring: list[Page] = []
         self.copied_bytes = 0
 
     def wake_at(self, at: int) -> None:
         """Remember when the strategy wants to be woken."""
         self.alarm = at
+
+    def dma_mapped(self, page: Page) -> bool:
+        """Say whether the test has put this page into a card's ring."""
+        return any(page is mapped for mapped in self.in_ring)
 
     def copied(self, count: int) -> None:
         """Charge copied payload bytes."""

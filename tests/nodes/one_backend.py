@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from lateack.nodes.backend import Backend, BackendConfig
+from lateack.nodes.bridge import BridgeConfig
 from lateack.nodes.facts import BufferRefilled, Fact, LeftOver
 from lateack.nodes.messages import Frames, Noticed, Notify, Xenbus
 from lateack.nodes.node import Audit, Boot, Effect, Received, TimerFired
@@ -12,6 +13,7 @@ from lateack.nodes.strategies.backend import BackendStrategy, DevZerocopy
 from tests.nodes.hand import GUEST_IP, SERVER_IP, Frontend, facts_of, messages_to, tcp_frame
 
 OTHER_MAC = bytes.fromhex("00163e000002")
+PLAIN_BRIDGE = BridgeConfig()
 REFILLED = BufferRefilled(0, (1,), 0, 0, 0)
 UNTIL_REFILLED = Trigger(facts=(FactMatch("BufferRefilled", "guest1"),))
 
@@ -20,16 +22,18 @@ class Hand:
     """The backend with two frontends, connected."""
 
     def __init__(
-        self, *rules: Rule, strategy: type[BackendStrategy] = DevZerocopy, queue_frames: int = 100, connect: bool = True
-    ) -> None:
+        self, *rules: Rule, strategy: type[BackendStrategy] = DevZerocopy, queue_frames: int = 100,
+        connect: bool = True, bridge: BridgeConfig = PLAIN_BRIDGE,
+    ) -> None:  # fmt: skip
         self.fronts = {"guest1": Frontend(), "guest2": Frontend(mac=OTHER_MAC, domid=2)}
         self.front = self.fronts["guest1"]
         config = BackendConfig(
             "backend", "network", {"guest1": 1, "guest2": 2}, {GUEST_IP: "guest1", SERVER_IP: "server"}, rules,
-            queue_frames=queue_frames,
+            queue_frames=queue_frames, bridge=bridge,
         )  # fmt: skip
         memories = {name: front.memory for name, front in self.fronts.items()}
         self.backend = Backend(config, memories, strategy)
+        self.now = 0
         self.frames: list[bytes] = []
         self.facts: list[Fact] = []
         self.booted = self.handle(Boot())
@@ -39,7 +43,7 @@ class Hand:
 
     def handle(self, event: Boot | Received | TimerFired | Audit) -> Sequence[Effect]:
         """Handle one event; keep the frames that left and the facts."""
-        effects = self.backend.handle(event, 0)
+        effects = self.backend.handle(event, self.now)
         for message in messages_to(effects, "network"):
             assert isinstance(message, Frames)
             self.frames += message.frames

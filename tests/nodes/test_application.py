@@ -1,11 +1,12 @@
 """The copying application: buffers that are refilled in place, and a file that is written to the last byte."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lateack.nodes.application import Copier, PageBuffer
-from lateack.nodes.facts import BufferRefilled, CopyFailed, CopyFinished
-from lateack.nodes.memory.pages import PAGE_SIZE, Memory
+from lateack.nodes.application import Copier, PageBuffer, frames_needed
+from lateack.nodes.facts import BufferRefilled, BufferRewritten, CopyFailed, CopyFinished
+from lateack.nodes.memory.pages import PAGE_SIZE, Memory, get_page
 from lateack.nodes.node import Effect
 from lateack.nodes.stack.packets import digest_of
 
@@ -54,6 +55,76 @@ def test_a_refill_uses_the_same_frames() -> None:
     assert buffer.pages is pages
     assert memory.read(1, 0, 4096) == source.read(4096, 4096)
     assert facts == [BufferRefilled(0, (1,), 4096, digest_of(source.read(0, 4096)), digest_of(source.read(4096, 4096)))]
+
+
+def copier_of(reuse: str, source: Bytes, effects: list[Effect], *, write_size: int = 4096) -> Copier:
+    """Return a copier of one buffer that uses it again in some way."""
+    memory = Memory(1, 1 + frames_needed(1, write_size, reuse))
+    return Copier(source, "f", memory, effects, first_frame=1, buffers=1, write_size=write_size, reuse=reuse)
+
+
+def test_half_a_buffer_is_refilled_and_the_other_half_stays() -> None:
+    """A write may cover less than the buffer; what lies behind it is still what lay there."""
+    source, facts = file_of(12_288), list[Effect]()
+    copier = copier_of("half", source, facts, write_size=8192)
+    (buffer,) = copier.first_fill()
+
+    assert copier.refill(buffer)
+
+    assert (buffer.offset, buffer.count) == (8192, 4096)
+    assert copier.memory.read(buffer.frames[0], 0, 4096) == source.read(8192, 4096)
+    assert copier.memory.read(buffer.frames[1], 0, 4096) == source.read(4096, 4096)
+
+
+@pytest.mark.parametrize("reuse", ["reallocated", "copy-on-write"])
+def test_a_frame_that_others_refer_to_is_left_alone(reuse: str) -> None:
+    """The next bytes go to other frames, and the old one is free when its last user puts it."""
+    source, facts = file_of(12_288), list[Effect]()
+    copier = copier_of(reuse, source, facts)
+    (buffer,) = copier.first_fill()
+    (page,) = buffer.pages
+    get_page(page)
+
+    copier.refill(buffer)
+    kept, shared = copier.memory.read(page.frame, 0, 4096), copier.shared_pages()
+    assert page.pool is not None
+    page.refs -= 1
+    page.pool.free(page)
+
+    assert buffer.pages != [page] and kept == source.read(0, 4096)
+    assert copier.memory.read(buffer.frames[0], 0, 4096) == source.read(4096, 4096)
+    assert (shared, copier.shared_pages()) == (1, 0)
+
+
+@pytest.mark.parametrize("reuse", ["reallocated", "copy-on-write"])
+def test_a_frame_that_nobody_refers_to_is_used_again(reuse: str) -> None:
+    """What was freed last is allocated first, and a fork copies nothing that is nobody else's."""
+    copier = copier_of(reuse, file_of(20_000), [], write_size=8192)
+    (buffer,) = copier.first_fill()
+    frames = buffer.frames
+
+    copier.refill(buffer)
+
+    assert buffer.frames == frames
+
+
+@pytest.mark.parametrize("reuse", ["in-place", "half", "reallocated", "copy-on-write"])
+def test_rewriting_changes_the_very_frames_unless_a_fork_shares_them(reuse: str) -> None:
+    """The application scribbles while others refer to its page: only copy-on-write goes elsewhere."""
+    facts = list[Effect]()
+    copier = copier_of(reuse, file_of(4096), facts)
+    (buffer,) = copier.first_fill()
+    (page,) = buffer.pages
+    get_page(page)
+
+    copier.rewrite(buffer)
+
+    flipped = bytes(byte ^ 0xFF for byte in file_of(4096).data)
+    seen = copier.memory.read(page.frame, 0, 4096)
+    assert copier.memory.read(buffer.frames[0], 0, 4096) == flipped
+    assert seen == (file_of(4096).data if reuse == "copy-on-write" else flipped)
+    digests = digest_of(file_of(4096).data), digest_of(flipped)
+    assert facts == [BufferRewritten(0, buffer.frames, 0, *digests)]
 
 
 def test_a_copy_is_over_once() -> None:

@@ -105,7 +105,7 @@ def test_the_queue_of_a_closed_card_is_bounded() -> None:
 
     assert len(facts_of(hand.facts, FrameDropped)) == 1
     assert hand.left_over() == {
-        "grant pins": 2, "packets in the transmit queue": 2, "packets that the stack never gave back": 2,
+        "grant pins": 2, "packets in the transmit queue": 2, "packets in flight": 2,
         "socket buffers": 2, "unanswered requests of guest1": 2,
     }  # fmt: skip
 

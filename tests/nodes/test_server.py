@@ -47,7 +47,7 @@ class Client:
             address, {SERVER_IP: SERVER_MAC}, slab=HeadSlab(self.memory, self.pool), pool=self.pool,
             effects=self.effects, parameters=TcpParameters(),
         )  # fmt: skip
-        self.nic = Nic("client.nic", self.effects, pool=self.pool, queue_max=1000)
+        self.nic = Nic("client.nic", self.effects, queue_max=1000)
         self.stack.device = self.nic
         self.reader = RecordReader()
         self.sk: TcpSocket | None = None
@@ -235,7 +235,7 @@ def test_a_write_of_a_mebibyte_is_taken_whole() -> None:
     file = hand.create(client, b"f")
 
     record = call_record(nfs.WRITE, write_arguments(file, 0, bytes(1 << 20)), 5)
-    hand.server._serve(record, ("10.0.0.11", 700), GUEST_IP, 0)
+    hand.server.service.serve(record, ("10.0.0.11", 700), GUEST_IP, 0)
     hand.settle()
 
     assert hand.store.getattr(file).size == 1 << 20
@@ -255,7 +255,7 @@ def test_garbage_on_a_stream_closes_that_connection_only() -> None:
     assert liar.sk is not None
     assert liar.sk.state == CLOSED
     assert len(honest.replies) == 1
-    assert len(hand.server.readers) == 1
+    assert len(hand.server.service.readers) == 1
 
 
 def test_a_record_that_is_no_call_is_not_answered() -> None:

@@ -6,7 +6,9 @@ from lateack.nodes.facts import FrameDropped, FrontendBroken
 from lateack.nodes.memory.netif import NETIF_RSP_ERROR, NETIF_RSP_NULL, NETIF_RSP_OKAY
 from lateack.nodes.memory.ring import RSP_PROD
 from lateack.nodes.messages import Notify
+from lateack.nodes.stack.lifetime import frag_view
 from lateack.nodes.stack.skb import skb_linear
+from lateack.nodes.strategies.backend import BackendStrategy, DevZerocopy, GrantCopy
 from tests.nodes.hand import GUEST_MAC, Pair, facts_of, messages_to, tcp_frame
 
 
@@ -285,3 +287,20 @@ def test_a_receive_buffer_that_was_never_offered_breaks_the_device() -> None:
     pair.netfront.interrupt(0)
 
     assert breaks(pair) == ["a receive buffer came back that is not whole"]
+
+
+@pytest.mark.parametrize("strategy", [GrantCopy, DevZerocopy])
+def test_headers_that_a_guest_rewrites_after_submitting_have_no_effect(strategy: type[BackendStrategy]) -> None:
+    """netback has copied the first 128 bytes; only of what lies behind them does it matter whose page it is."""
+    pair = Pair(strategy)
+    skb = pair.front.send(b"headers and more" + bytes(48), [b"p" * 300])
+    (taken,) = pair.take()
+
+    pair.front.memory.view[skb.data : skb.data + 7] = b"HEADERS"
+    frag = skb.shinfo.frags[0]
+    frag.page.memory.write(frag.page.frame, 0, b"P" * 300)
+
+    assert skb_linear(taken)[:16] == b"headers and more"
+    payload = b"".join(frag_view(frag) for frag in taken.shinfo.frags)
+    assert payload == (b"p" if strategy is GrantCopy else b"P") * 300
+    pair.finish(taken)

@@ -31,3 +31,33 @@ def test_the_fixed_frames_do_not_overlap() -> None:
     places = {xenbus.GRANT_FRAME, xenbus.TX_RING_FRAME, xenbus.RX_RING_FRAME, xenbus.FIRST_FREE_FRAME}
 
     assert len(places) == 4
+
+
+def test_a_message_tells_its_session_unless_it_is_the_first() -> None:
+    """The number travels as a key; what is no number belongs to no session."""
+    assert xenbus.with_session({"a": 1}, 0) == {"a": 1}
+    assert xenbus.session_of(xenbus.with_session({"a": 1}, 3)) == 3
+    assert xenbus.session_of({}) == 0
+    assert xenbus.session_of({"session": "x"}) == xenbus.NO_SESSION
+
+
+def test_a_backend_goes_from_state_to_state_without_leaving_one_out() -> None:
+    """set_backend_state: through Closing and Closed back to InitWait, and only from there to Connected."""
+    ways = {
+        (state, wanted): xenbus.step_towards(state, wanted)
+        for state in (xenbus.INIT_WAIT, xenbus.CLOSING, xenbus.CLOSED)
+        for wanted in (xenbus.INIT_WAIT, xenbus.CONNECTED, xenbus.CLOSING, xenbus.CLOSED)
+        if state != wanted
+    }
+
+    assert ways == {
+        (xenbus.INIT_WAIT, xenbus.CONNECTED): xenbus.CONNECTED,
+        (xenbus.INIT_WAIT, xenbus.CLOSING): xenbus.CLOSING,
+        (xenbus.INIT_WAIT, xenbus.CLOSED): xenbus.CLOSING,
+        (xenbus.CLOSING, xenbus.INIT_WAIT): xenbus.CLOSED,
+        (xenbus.CLOSING, xenbus.CONNECTED): xenbus.CLOSED,
+        (xenbus.CLOSING, xenbus.CLOSED): xenbus.CLOSED,
+        (xenbus.CLOSED, xenbus.INIT_WAIT): xenbus.INIT_WAIT,
+        (xenbus.CLOSED, xenbus.CONNECTED): xenbus.INIT_WAIT,
+        (xenbus.CLOSED, xenbus.CLOSING): xenbus.CLOSING,
+    }

@@ -113,7 +113,7 @@ class Host:
         self.slab = HeadSlab(self.memory, self.pool)
         self.effects: list[Effect] = []
         self.facts: list[Fact] = []
-        self.nic = Nic("nic", self.effects, pool=self.pool, queue_max=queue_max)
+        self.nic = Nic("nic", self.effects, queue_max=queue_max)
         self.stack = IpStack(
             HostAddress(address, macs[address]), macs, slab=self.slab, pool=self.pool, effects=self.effects,
             parameters=parameters or TcpParameters(), isn=isn, gso=gso, mtu=mtu,

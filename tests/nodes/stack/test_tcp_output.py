@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lateack.nodes.facts import FrameSent, SegmentTransmitted
+from lateack.nodes.facts import FrameSent, HostQueueHit, SegmentTransmitted
 from lateack.nodes.node import S
 from lateack.nodes.stack.lifetime import Frag
 from lateack.nodes.stack.packets import ACK, FIN, PSH, SYN, digest_of
-from lateack.nodes.stack.skb import MAX_SKB_FRAGS, pages_holding
+from lateack.nodes.stack.skb import MAX_SKB_FRAGS, pages_holding, skb_orphan
 from lateack.nodes.stack.tcp import FIN_WAIT_1, TcpParameters
 from lateack.nodes.stack.tcp_output import GSO_MAX_SIZE, tcp_sendmsg
 from tests.nodes.stack.fakes import MSS, Bench, pattern
@@ -276,18 +276,71 @@ def test_a_partly_acknowledged_packet_is_trimmed_before_it_goes_again() -> None:
 def test_a_trim_under_a_parked_clone_leaves_the_clones_bytes_alone() -> None:
     """W4: a clone that was queued before the partial ACK carries old head and tail; trimming Q does not reach it."""
     bench = Bench(gso=True)
-    data = pattern(3 * MSS)
+    data = pattern(5 * MSS)
     bench.host.nic.closed = True
-    bench.send(data)
+    bench.send(data[: 3 * MSS])
+    bench.send(data[3 * MSS :])  # else more would lie below than is queued, and nothing went again
 
     bench.peer(ack=MSS)
     bench.fire()
     bench.host.nic.open()
 
     payloads = [(segment.seq - Bench.ISS - 1, segment.payload) for segment in bench.segments()]
-    assert payloads == [(turn * MSS, data[turn * MSS : (turn + 1) * MSS]) for turn in (0, 1, 2, 1)]
-    bench.peer(ack=3 * MSS)
+    assert payloads == [(turn * MSS, data[turn * MSS : (turn + 1) * MSS]) for turn in (0, 1, 2, 3, 4, 1)]
+    bench.peer(ack=5 * MSS)
     assert bench.host.leaks() == (0, 0)
+
+
+def test_no_third_copy_of_a_packet_is_put_below() -> None:
+    """While more lies below than a quarter beyond what is queued, a retransmission is refused (-EAGAIN)."""
+    bench = Bench()
+    bench.host.nic.closed = True
+    bench.send(b"payload")
+
+    bench.fire()
+    bench.fire()
+    below = len(bench.host.nic.queue)
+    bench.host.nic.open()
+    bench.fire()
+
+    assert below == 2
+    assert [fact.transmission for fact in bench.host.of(SegmentTransmitted)] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("check", "transmissions", "hits"), [("none", 2, []), ("count", 2, [False]), ("suppress", 1, [True])]
+)
+def test_a_packet_that_never_left_is_found_in_the_host_queue(check: str, transmissions: int, hits: list[bool]) -> None:
+    """C1 itself is stuck: since 2014 the retransmission waits until it has gone; before, it was only counted."""
+    bench = Bench(parameters=TcpParameters(host_queue_check=check))
+    bench.host.nic.closed = True
+    bench.send(b"payload")
+
+    bench.fire()
+    below = len(bench.host.nic.queue)
+    bench.host.nic.open()
+    bench.fire()
+
+    assert below == transmissions
+    assert [fact.suppressed for fact in bench.host.of(HostQueueHit)] == hits
+    assert len(bench.host.of(SegmentTransmitted)) == transmissions + 1
+
+
+def test_the_host_queue_check_is_blind_to_what_has_gone_and_to_what_was_orphaned() -> None:
+    """It believes one clone, and only while it names the socket: it does not fix a late ACK after C1 has left."""
+    gone = Bench(parameters=TcpParameters(host_queue_check="suppress"))
+    gone.send(b"payload")
+    gone.host.nic.closed = True
+    orphaned = Bench(parameters=TcpParameters(host_queue_check="suppress"))
+    orphaned.host.nic.closed = True
+    orphaned.send(b"payload")
+    skb_orphan(orphaned.host.nic.queue[0])
+
+    gone.fire()
+    orphaned.fire()
+
+    assert [len(gone.host.nic.queue), len(orphaned.host.nic.queue)] == [1, 2]
+    assert gone.host.of(HostQueueHit) == orphaned.host.of(HostQueueHit) == []
 
 
 def test_the_sender_says_what_it_meant_and_how_often() -> None:

@@ -14,6 +14,7 @@ from lateack.nodes.stack.lifetime import Frag, FragDestructor
 from lateack.nodes.stack.packets import Malformed, parse
 from lateack.nodes.stack.skb import pages_holding
 from lateack.nodes.stack.udp import DATAGRAM_MAX, REASSEMBLIES_MAX, Reassembly, udp_sendmsg
+from tests.nodes.hand import facts_of
 from tests.nodes.stack.fakes import GUEST, PORT, SERVER, Host, pattern, slow_ip, slow_transport_sum
 
 
@@ -165,6 +166,23 @@ def test_a_page_that_changes_under_a_fragmented_datagram_spoils_it() -> None:
 
     assert pair.deliver(pair.client.nic.take_frames()) == []
     assert pair.dropped() == ["bad UDP checksum"]
+
+
+@pytest.mark.parametrize("size", [1000, 4096])
+def test_what_was_meant_is_what_the_owner_said_and_not_what_the_page_holds(size: int) -> None:
+    """A page that was rewritten before it was sent again leaves under a sum that is right for it, and is stale."""
+    pair = Pair()
+    data = pattern(size)
+    frags = pages_holding(data, pair.client.pool)
+    frags[0].page.memory.write(frags[0].page.frame, 100, b"something else")
+
+    frames = pair.send(data, frags)
+
+    (received,) = pair.deliver(frames)
+    meant, left = facts_of(pair.client.effects, SegmentTransmitted), facts_of(pair.client.effects, FrameSent)
+    assert received[100:114] == b"something else"
+    assert [fact.digests for fact in meant[1:]] == [fact.digests for fact in left[1:]]
+    assert meant[0].digests != left[0].digests
 
 
 def test_a_lost_fragment_costs_the_datagram_and_no_other() -> None:

@@ -4,8 +4,11 @@ import pytest
 
 from lateack.nodes.client import RPC_TIMER
 from lateack.nodes.facts import (
+    BufferRefilled,
+    CallAborted,
     CallTimedOut,
     CallTransmitted,
+    CompletionDeferred,
     Connected,
     CopyFailed,
     CopyFinished,
@@ -16,9 +19,12 @@ from lateack.nodes.facts import (
 from lateack.nodes.messages import Frames
 from lateack.nodes.node import MS, Received, S, TimerFired
 from lateack.nodes.stack.packets import ACK, FIN, RST
+from lateack.nodes.stack.skb import SkBuff
 from lateack.nodes.stack.tcp import LAST_ACK
 from lateack.nodes.storage import nfs
 from lateack.nodes.storage.rpc_client import RpcTimeouts
+from lateack.nodes.strategies.guest import FragDestructors, OnReply, Write
+from lateack.nodes.strategies.guest_destructors import CloneDestructors
 from tests.nodes.hand import tcp_frame
 from tests.nodes.one_guest import Hand, pattern
 
@@ -70,6 +76,72 @@ def test_a_call_that_times_out_is_sent_again() -> None:
     assert hand.of(CallTimedOut)[0].major is False
     assert len(hand.of(CopyFinished)) == 1
     assert hand.file() == pattern(8192)
+
+
+def test_an_aborted_call_is_forgotten_and_the_copy_goes_on() -> None:
+    """The application takes the range for lost, uses its buffer again, and finishes; a late reply finds nobody."""
+    hand = Hand(rpc=RpcTimeouts.tcp(timeo=50 * MS), abort=True)
+    hand.passes = lambda target, frame: target == "server" or not hand.of(WriteIssued)
+    hand.boot()
+
+    hand.fire()
+    hand.release()
+
+    first, second = [fact.xid for fact in hand.of(WriteIssued)]
+    assert [fact.xid for fact in hand.of(CallAborted)] == [first]
+    assert [fact.xid for fact in hand.of(WriteCompleted)] == [second]
+    assert len(hand.of(CopyFinished)) == 1
+    assert hand.guest.nfs.rpc.unmatched_replies == 1
+    assert hand.left_over() == []
+
+
+def test_an_abort_waits_where_the_strategy_does() -> None:
+    """The fragments of an aborted call are still below: the buffer comes back when they are gone."""
+    hand = Hand(strategy=FragDestructors, rpc=RpcTimeouts.tcp(timeo=50 * MS), abort=True)
+    hand.passes = lambda target, frame: not hand.of(WriteIssued)
+    hand.boot()
+
+    hand.fire()
+    waiting = len(hand.of(BufferRefilled))
+    hand.release()
+
+    (first, _) = [fact.xid for fact in hand.of(WriteIssued)]
+    assert [fact.xid for fact in hand.of(CompletionDeferred)] == [first]
+    assert waiting == 0 and len(hand.of(BufferRefilled)) == 1
+    assert len(hand.of(CopyFinished)) == 1
+
+
+def test_the_connection_is_closed_only_when_no_call_waits() -> None:
+    """A strategy that does not wait for replies is done with every byte before the server has said so."""
+    hand = Hand(strategy=CloneDestructors)
+    hand.passes = lambda target, frame: target == "server" or not hand.of(WriteIssued)
+    hand.boot()
+    before = len(hand.of(WriteCompleted)), hand.guest.copier.over
+
+    hand.release()
+
+    assert before == (2, False)
+    assert len(hand.of(CopyFinished)) == 1
+    assert hand.left_over() == []
+
+
+@pytest.mark.parametrize("size", [4096, 1000])
+def test_a_strategy_is_shown_the_packets_of_a_datagram(size: int) -> None:
+    """There is no queue over UDP: what it marks is what goes down, one packet for each fragment."""
+    seen: list[int] = []
+
+    class Watching(OnReply):
+        def queued(self, write: Write, skbs: list[SkBuff]) -> None:
+            """Count packets, and see that none is kept in a queue."""
+            seen.append(len(skbs))
+            assert not any(skb.nohdr for skb in skbs)
+
+    hand = Hand(pattern(size), strategy=Watching, transport="udp", rpc=RpcTimeouts.udp())
+
+    hand.boot()
+
+    assert seen == [3 if size == 4096 else 1]
+    assert hand.file() == pattern(size)
 
 
 def test_only_the_call_that_had_a_major_timeout_says_so() -> None:

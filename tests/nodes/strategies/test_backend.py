@@ -1,7 +1,10 @@
 """The backend's strategies: what each does with a guest's pages, and when it answers."""
 
+import copy
+
 import pytest
 
+from lateack.nodes.split.netback import Vif
 from lateack.nodes.stack.lifetime import unmapped
 from lateack.nodes.stack.skb import kfree_skb, skb_linear
 from lateack.nodes.stack.skb_copy import pskb_copy, skb_clone
@@ -11,17 +14,21 @@ from lateack.nodes.strategies.backend import (
     BackendStrategy,
     DevZerocopy,
     GrantCopy,
+    MappingStrategy,
     TxSlot,
     copy_header,
 )
 from tests.nodes.hand import Pair
 
 HEAD, BODY = b"h" * 54, b"b" * 1000
+MAPPING = pytest.mark.parametrize(
+    "strategy", [kind for kind in BACKEND_STRATEGIES.values() if issubclass(kind, MappingStrategy)]
+)
 
 
 def test_the_built_in_ones_are_known_by_their_names() -> None:
     """Each has a name of its own and a sentence about itself."""
-    assert list(BACKEND_STRATEGIES) == ["dev-zerocopy", "grant-copy"]
+    assert {"dev-zerocopy", "grant-copy"} <= set(BACKEND_STRATEGIES)
     assert all(name == strategy.name for name, strategy in BACKEND_STRATEGIES.items())
     assert all(len(strategy.summary) > 20 for strategy in BACKEND_STRATEGIES.values())
 
@@ -113,6 +120,83 @@ def test_dev_zerocopy_survives_a_second_data_block() -> None:
     assert pair.vif.outstanding == 0
     assert isinstance(pair.strategy, DevZerocopy)
     assert (pair.strategy.sent, pair.strategy.fail) == (1, 1)
+
+
+def test_what_is_in_flight_is_counted_by_guest() -> None:
+    """One guest's interface can be disconnected while another's packets are still out."""
+    pair = Pair(DevZerocopy)
+    strategy = pair.strategy
+    slots = pair.slots([pair.front.grant(HEAD), pair.front.grant(BODY)], [54, 1000])
+    skb = strategy.admit(pair.vif, slots)
+    other = Vif("guest2", 2, [])
+
+    out = [strategy.in_flight(vif) for vif in (None, pair.vif, other)]
+    assert skb is not None
+    pair.finish(skb)
+
+    assert out == [1, 1, 0]
+    assert strategy.in_flight() == strategy.in_flight(pair.vif) == 0
+    assert strategy.counters() == {"tx_zerocopy_sent": 1, "tx_zerocopy_success": 1, "tx_zerocopy_fail": 0}
+    assert strategy.left_over() == {"packets in flight": 0}
+
+
+@pytest.mark.parametrize(
+    "strategy", [kind for kind in BACKEND_STRATEGIES.values() if issubclass(kind, MappingStrategy)]
+)
+@pytest.mark.parametrize("returned", [True, False])
+def test_what_is_forgotten_is_unmapped_and_never_answered(strategy: type[BackendStrategy], returned: bool) -> None:
+    """netback died: whoever still has the packet sees poison, and giving it back afterwards moves nobody."""
+    pair = Pair(strategy)
+    skb = pair.strategy.admit(pair.vif, pair.slots([pair.front.grant(HEAD), pair.front.grant(BODY)], [54, 1000]))
+    assert skb is not None
+    page = skb.shinfo.frags[0].page
+    answered = pair.vif.outstanding
+    if returned:
+        kfree_skb(skb)
+
+    pair.strategy.forget(pair.vif)
+
+    assert unmapped(page)
+    assert pair.kernel.hypervisor.mapped_by(0) == 2  # the rings
+    if not returned:
+        kfree_skb(skb)
+    pair.strategy.settle(pair.vif)
+    assert pair.vif.outstanding == answered
+    assert pair.strategy.in_flight() == 0
+    assert pair.kernel.effects == []
+
+
+@pytest.mark.parametrize(
+    "strategy", [kind for kind in BACKEND_STRATEGIES.values() if issubclass(kind, MappingStrategy)]
+)
+def test_a_bad_grant_spoils_the_packet_and_nothing_else(strategy: type[BackendStrategy]) -> None:
+    """What was mapped before it is unmapped again, nothing is answered, and nothing is out."""
+    pair = Pair(strategy)
+    slots = pair.slots([pair.front.grant(HEAD), pair.front.grant(BODY), 400], [54, 1000, 1000])
+
+    skb = pair.strategy.admit(pair.vif, slots)
+
+    assert skb is None
+    assert pair.kernel.hypervisor.mapped_by(0) == 2  # the rings
+    assert pair.vif.outstanding == 3
+    assert pair.strategy.in_flight() == 0
+    assert pair.kernel.slab.outstanding == 0
+
+
+@MAPPING
+def test_a_strategy_can_be_copied_while_its_pages_are_out(strategy: type[BackendStrategy]) -> None:
+    """A search copies machines at any moment: each copy gets its own pages back and nothing of the other's."""
+    pair = Pair(strategy)
+    skb = pair.strategy.admit(pair.vif, pair.slots([pair.front.grant(HEAD), pair.front.grant(BODY)], [54, 1000]))
+
+    for each, packet in (copy.deepcopy((pair, skb)), (pair, skb)):
+        assert packet is not None
+        each.finish(packet)
+        each.strategy.woken(1)
+
+        assert each.vif.outstanding == 0
+        assert each.strategy.in_flight() == 0
+        assert each.kernel.hypervisor.mapped_by(0) == 2  # the rings
 
 
 def test_dev_zerocopy_lends_its_struct_pages_again() -> None:

@@ -1,6 +1,7 @@
 """The guest's strategies: what each hook does, and at which moment the application is told."""
 
 from lateack.nodes.memory.pages import HeadSlab, Memory, Page, PagePool
+from lateack.nodes.stack.lifetime import Frag
 from lateack.nodes.stack.skb import SkBuff, add_frag, alloc_skb, kfree_skb
 from lateack.nodes.stack.skb_copy import skb_clone
 from lateack.nodes.strategies import GUEST_STRATEGIES
@@ -41,6 +42,8 @@ class Kernel:
         self.kernel_pages = PagePool(self.memory, 0, 30)
         self.slab = HeadSlab(self.memory, self.kernel_pages)
         self.completed: list[Write] = []
+        self.transport = "tcp"
+        self.charged = 0
         self.copied_bytes = 0
         self.write = OneWrite([Page(self.memory, 30), Page(self.memory, 31)])
         self.memory.view[30 * 4096 : 30 * 4096 + len(BYTES)] = BYTES
@@ -53,14 +56,23 @@ class Kernel:
         """Charge copied bytes."""
         self.copied_bytes += count
 
-    def transmit(self, strategy: GuestStrategy) -> SkBuff:
-        """Put what the strategy hands over into one packet, as the transport does."""
-        self.write.transmissions += 1
+    def packet(self, frags: list[Frag]) -> SkBuff:
+        """Return a packet of these fragments."""
         skb = alloc_skb(self.slab)
-        for frag in strategy.take(self.write):
+        for frag in frags:
             add_frag(skb, frag)
+        return skb
+
+    def transmit(self, strategy: GuestStrategy) -> SkBuff:
+        """Put what the strategy hands over into one packet that goes down itself, as UDP does."""
+        self.write.transmissions += 1
+        skb = self.packet(strategy.take(self.write))
         strategy.queued(self.write, [skb])
         return skb
+
+    def wfree(self, skb: SkBuff) -> None:
+        """Take back what a clone was charged, as the socket does."""
+        self.charged -= 1
 
     def refs(self) -> list[int]:
         """Return how many refer to each page of the write."""
@@ -74,7 +86,10 @@ def shown(skb: SkBuff) -> bytes:
 
 def test_the_built_in_ones_are_known_by_their_names() -> None:
     """Each has a name of its own and a sentence about itself."""
-    assert list(GUEST_STRATEGIES) == ["on-reply", "frag-destructor", "full-copy"]
+    assert list(GUEST_STRATEGIES) == [
+        "on-reply", "skb-destructor", "clone-destructor", "no-clone", "zerocopy-on-reply", "copy-on-retransmit",
+        "frag-destructor", "msg-zerocopy", "full-copy",
+    ]  # fmt: skip
     assert all(name == strategy.name for name, strategy in GUEST_STRATEGIES.items())
     assert all(len(strategy.summary) > 20 for strategy in GUEST_STRATEGIES.values())
 
@@ -166,6 +181,23 @@ def test_a_frag_destructor_counts_all_transmissions_together() -> None:
 
     assert before == []
     assert kernel.completed == [kernel.write]
+
+
+def test_an_abort_gives_the_buffer_back_at_once_unless_the_fragments_are_counted() -> None:
+    """W5: whoever asks nobody is done; a frag destructor waits for its fragments, reply or not."""
+    careless, careful = Kernel(), Kernel()
+    skb = careless.transmit(OnReply(careless))
+    strategy = FragDestructors(careful)
+    counted = careful.transmit(strategy)
+
+    OnReply(careless).aborted(careless.write)
+    strategy.aborted(careful.write)
+    before = list(careful.completed)
+    kfree_skb(counted)
+
+    assert careless.completed == [careless.write]
+    assert skb.users == 1
+    assert (before, careful.completed) == ([], [careful.write])
 
 
 def test_a_strategy_that_overrides_nothing_completes_on_the_reply() -> None:

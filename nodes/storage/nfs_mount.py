@@ -1,0 +1,24 @@
+"""What an NFS client is told when it mounts."""
+
+from lateack.nodes.records import Record
+from lateack.nodes.storage.rpc_client import RpcTimeouts
+
+
+class NfsMount(Record):
+    """What the client is told: who it is, the server's address and root, and how to talk (the mount options of nfs(5)).
+
+    `stable` is what a WRITE asks for (RFC 1813 3.3.7); without `unmount` the connection outlives the copy. `aborts`
+    says that the application gives up on a write whose call times out (a signal reaches it, or the mount is soft),
+    `pins` that the application may free pages that are being written.
+    """
+
+    client: str
+    server: int
+    root: bytes
+    transport: str
+    timeouts: RpcTimeouts
+    stable: int
+    first_xid: int
+    unmount: bool
+    aborts: bool = False
+    pins: bool = False
