@@ -1,4 +1,4 @@
-"""The command `lateack`: run a story, compare strategies, see what there is.
+"""The command `lateack`: run a story, compare strategies, fill a matrix, see what there is.
 
 Standard output is for results, standard error for everything else. Exit status: 0 harms as expected, 1 not as expected,
 2 nothing to judge, 3 a usage or environment error, told in one sentence.
@@ -21,6 +21,7 @@ import typer
 
 from lateack.cluster import plugins
 from lateack.cluster.folders import OUT
+from lateack.cluster.matrix.tables import Side
 from lateack.cluster.scenario import Scenario, load
 from lateack.nodes.errors import LateackError
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from lateack.cluster.experiment import Result
 
 ENVIRONMENT = 3  # exit status
+# Under these not even a connection can be made: the demo would watch TCP lose its patience, and never see an ACK.
+NOTHING_PASSES = ("early-response", "early-unmap")
 # What the operating system may refuse us at any time; any other OSError is a mistake of ours.
 REFUSALS = {
     errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO, errno.EMFILE,
@@ -61,6 +64,16 @@ Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where run folde
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any key; may be repeated.")]
 Address = Annotated[str | None, typer.Option("--address", metavar="A", help="A running Ray cluster to use.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout and nothing else there.")]
+SideOption = Annotated[
+    list[Side] | None, typer.Option("--side", help="One side of the matrix; may be repeated. Without it, all of them.")
+]
+Jobs = Annotated[
+    int | None, typer.Option("--jobs", metavar="N", min=1, help="Processes for virtual runs; one per processor.")
+]
+JsonFile = Annotated[
+    Path | None, typer.Option("--json", metavar="FILE", help="Write the cells as JSON; - is stdout, and nothing else.")
+]
+RunFolders = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Keep a run folder for each run there.")]
 
 
 @app.command("list")
@@ -110,11 +123,14 @@ def table(
     address: Address = None,
     as_json: Json = False,
 ) -> int:
-    """Run one story with every strategy of the guest over every strategy of the backend; those named stay fixed."""
+    """Run one story with every strategy of the guest over every strategy of the backend.
+
+    A built-in strategy that is named stands alone; one of your own, module:attribute, beside the built-in ones.
+    """
     from lateack.cluster import show
 
     scenario = _scenario(story, set, guest=guest, backend=backend, seed=seed, input=input)
-    results = _run_all(_cells(scenario, guest, backend), world, address, out)
+    results = _run_all(_pairs(scenario, guest, backend), world, address, out)
     if as_json:
         print(json.dumps([result.verdict.to_json() for result in results]))
     else:
@@ -123,12 +139,51 @@ def table(
 
 
 @app.command()
+def matrix(
+    side: SideOption = None,
+    world: WorldOption = World.virtual,
+    guest: Guest = None,
+    backend: Backend = None,
+    seed: Seed = None,
+    jobs: Jobs = None,
+    out: RunFolders = None,
+    address: Address = None,
+    json_file: JsonFile = None,
+) -> int:
+    """Run every strategy in every situation, and compare what comes of it with what the tables expect.
+
+    Exit status 1 if something else comes of it without a recorded reason, or where the tables are certain. A built-in
+    strategy that is named stands alone on its side; one of your own, module:attribute, beside the built-in ones.
+    """
+    from lateack.cluster import show
+    from lateack.cluster.matrix.cell import exit_code
+    from lateack.cluster.matrix.command import fill
+    from lateack.cluster.matrix.display import print_matrix
+    from lateack.cluster.matrix.plan import Wanted, plan
+
+    planned = plan(Wanted(tuple(each.value for each in side or ()), guest, backend, seed))
+    for sentence in planned.skipped:
+        print(f"lateack: {sentence}", file=sys.stderr)
+    cells = fill(planned.jobs, world.value, processes=jobs, address=address, out=out)
+    if json_file is not None:
+        _write_json([cell.to_json() for cell in cells], json_file)
+    if json_file is None or str(json_file) != "-":
+        print_matrix(show.console(), cells)
+    return exit_code(cells)
+
+
+@app.command()
 def demo(world: WorldOption = World.ray, out: Out = OUT, address: Address = None) -> int:
     """The main job: the late ACK under every strategy, and the story of the one that goes wrong."""
     from lateack.cluster import show
 
-    results = _run_all(_cells(_scenario("late-ack", None), None, None), world, address, out)
-    show.print_table(results)
+    story = _scenario("late-ack", None)
+    guests = _pairs(story, None, "dev-zerocopy") + _pairs(story, None, "grant-copy")
+    shown = [cell for cell in _pairs(story, "on-reply", None) if cell.strategies.backend not in NOTHING_PASSES]
+    backends = [cell for cell in shown if cell not in guests]
+    results = _run_all(guests + backends, world, address, out)
+    show.print_grid(results[: len(guests)])
+    show.print_pairs([result for result in results if result.scenario.strategies.guest == "on-reply"])
     harmed = next((result for result in results if result.harms), results[0])
     output = show.console()
     output.print()
@@ -200,10 +255,18 @@ def _scenario(story: str, overrides: list[str] | None, **options: object) -> Sce
     return scenario
 
 
-def _cells(scenario: Scenario, guest: str | None, backend: str | None) -> list[Scenario]:
-    guests = plugins.names("guest") if guest is None else [guest]
-    backends = plugins.names("backend") if backend is None else [backend]
+def _pairs(scenario: Scenario, guest: str | None, backend: str | None) -> list[Scenario]:
+    """Return the scenario with each pair of strategies that a table shows; only netback has several to choose from."""
+    fixed = backend if scenario.kind == "split" else scenario.strategies.backend
+    guests, backends = _beside("guest", guest), _beside("backend", fixed)
     return [scenario.replaced(guest=each, backend=other) for each in guests for other in backends]
+
+
+def _beside(side: plugins.Side, name: str | None) -> list[str]:
+    """Return the strategies of one side: all there are, one of them alone, or one more of the user's own."""
+    if name is None:
+        return plugins.names(side)
+    return [*plugins.names(side), name] if ":" in name else [name]
 
 
 def _run_all(scenarios: list[Scenario], world: World, address: str | None, out: Path) -> list["Result"]:
@@ -221,6 +284,17 @@ def _worst(results: Sequence["Result"]) -> int:
     """Return the exit status of a table: a surprise in any cell outweighs one in which there is nothing to judge."""
     statuses = {result.verdict.exit_code for result in results}
     return next(status for status in (1, 2, 0) if status in statuses)
+
+
+def _write_json(cells: list[dict[str, object]], file: Path) -> None:
+    text = json.dumps(cells, indent=1) + "\n"
+    if str(file) == "-":
+        sys.stdout.write(text)
+        return
+    try:
+        file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UsageMistake(f"cannot write {file}: {error.strerror}; name another file with --json") from error
 
 
 def _refused(sentence: str) -> int:

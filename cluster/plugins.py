@@ -46,6 +46,14 @@ def summary(side: Side, name: str) -> str:
     return guest_strategy(name).summary if side == "guest" else backend_strategy(name).summary
 
 
+def called(side: Side, name: str) -> str:
+    """Return what tables call a strategy: `module:attribute` goes by its own name, if no other has that."""
+    if ":" not in name:
+        return name
+    own = guest_strategy(name).name if side == "guest" else backend_strategy(name).name
+    return name if own in (BASES[side].name, *names(side)) else str(own)
+
+
 @functools.cache
 def _of_user(side: Side, name: str) -> type[Any]:
     if ":" in name:

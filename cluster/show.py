@@ -13,10 +13,12 @@ from rich.table import Table
 from rich.text import Text
 
 from lateack.cluster import plugins
+from lateack.cluster.grid import grids
+from lateack.cluster.matrix.tables import harm_words
 from lateack.cluster.narrative import moments
 from lateack.cluster.scenario import list_stories, load_story
 from lateack.cluster.schema import Scenario
-from lateack.cluster.verdict import AS_EXPECTED, NOTHING_TO_JUDGE, Verdict
+from lateack.cluster.verdict import AS_EXPECTED, NOT_AS_EXPECTED, NOTHING_TO_JUDGE, Verdict
 
 if TYPE_CHECKING:
     from lateack.cluster.experiment import Result
@@ -51,6 +53,17 @@ def print_list() -> None:
         if group != heading:
             out.print(Text(f"{group}:" if not heading else f"\n{group}:", style="bold"))
             heading = group
+        _print_entry(out, name, width, sentence)
+
+
+def _print_entry(out: Console, name: str, width: int, sentence: str) -> None:
+    """Print a name and its sentence: on a terminal no wider than that is, elsewhere in one line for other programs."""
+    if out.is_terminal:
+        line = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+        line.add_column(min_width=width + 2, no_wrap=True)
+        line.add_row(f"  {name}", sentence)
+        out.print(line)
+    else:
         out.print(f"  {name:<{width}}  {sentence}", soft_wrap=True)
 
 
@@ -85,9 +98,32 @@ def print_folder(out: Console, result: "Result") -> None:
 
 
 def print_table(results: Sequence["Result"]) -> None:
-    """Print every cell of a table: what came of it, what was expected if that differs, and what it cost."""
+    """Print every pair of a table: as a grid where both strategies vary, else line by line with what it cost."""
+    sides = [{getattr(result.scenario.strategies, side) for result in results} for side in plugins.SIDES]
+    if min(len(names) for names in sides) > 1:
+        print_grid(results)
+    else:
+        print_pairs(results)
+
+
+def print_grid(results: Sequence["Result"]) -> None:
+    """Print what came of every pair, the guest's strategies down and the backend's across."""
     out = console()
-    out.print(Text(results[0].scenario.title or results[0].scenario.story, style="bold"))
+    out.print(_title(results))
+    cells = {(result.verdict.guest, result.verdict.backend): _pair_words(result.verdict) for result in results}
+    guests, backends = (list(dict.fromkeys(pair[side] for pair in cells)) for side in (0, 1))
+    lines = [(plugins.called("guest", guest), [cells[guest, backend] for backend in backends]) for guest in guests]
+    for grid in grids("guest", [plugins.called("backend", name) for name in backends], lines, out.width):
+        out.print(grid)
+        out.print()
+    if any(result.verdict.status == NOT_AS_EXPECTED for result in results):
+        out.print(Text("In brackets: what the story expects.", style="bold yellow"))
+
+
+def print_pairs(results: Sequence["Result"]) -> None:
+    """Print a line for every pair: what came of it, what was expected if that differs, and what it cost."""
+    out = console()
+    out.print(_title(results))
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
     for heading, width in (("guest", 0), ("backend", 0), ("harms", len("corrupt-at-rest,")), ("copies/byte", 0)):
         table.add_column(heading, no_wrap=not width, min_width=width)
@@ -96,14 +132,31 @@ def print_table(results: Sequence["Result"]) -> None:
     for result in results:
         verdict = result.verdict
         table.add_row(
-            verdict.guest,
-            verdict.backend,
+            plugins.called("guest", verdict.guest),
+            plugins.called("backend", verdict.backend),
             _outcome(verdict),
             "\n".join(_copies(verdict)),
             *(_milliseconds(verdict.completion_ms[key]) for key in ("p50", "max")),
             str(verdict.deferred or ""),
         )
     out.print(table)
+
+
+def _title(results: Sequence["Result"]) -> Text:
+    return Text(results[0].scenario.title or results[0].scenario.story, style="bold")
+
+
+def _pair_words(verdict: Verdict) -> Text:
+    """Return a pair's outcome for a narrow column: a line for each harm, and in brackets what was expected instead."""
+    if verdict.status == NOTHING_TO_JUDGE:
+        return Text("nothing\nto judge", style="yellow")
+    text = Text("\n".join(harm_words(verdict.harms, False)), style="bold red" if verdict.harms else "green")
+    if not verdict.harms and verdict.deferred:
+        text = Text("delay", style="cyan")
+    if verdict.status == NOT_AS_EXPECTED:
+        expected = "\n".join(harm_words(sorted(verdict.expected or ()), False))
+        text.append(f"\n({expected})", style="bold yellow")
+    return text
 
 
 def _outcome(verdict: Verdict) -> Text:

@@ -125,7 +125,7 @@ def test_the_example_for_ci_has_teeth(tmp_path: Path) -> None:
 
 
 def test_the_entry_points_of_the_readme_are_those_that_are_looked_for() -> None:
-    """A package that copies the README's lines is found, and its class is the one that the README shows."""
+    """A package that copies the lines is found, and its class is the one that the README shows."""
     [block] = [block for block in blocks("README.md") if block.language == "toml"]
     [(group, names)] = tomllib.loads(block.text)["project"]["entry-points"].items()
     shown = {block.file.removesuffix(".py"): block.text for block in blocks("README.md")}

@@ -62,6 +62,7 @@ def test_the_wheel_owns_one_name(wheel: zipfile.ZipFile) -> None:
         ("nodes", "**/*.py"),
         ("cluster", "**/*.py"),
         ("cluster", "stories/*.yaml"),
+        ("cluster", "matrix/*.yaml"),
         ("protos", "*.py"),
         ("protos", "*.pyi"),
         ("protos", "*.proto"),

@@ -1,6 +1,7 @@
 """The command line: what it prints where, and how it ends. Runs use the virtual world."""
 
 import contextlib
+import io
 import json
 import os
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import lateack
+from lateack.cluster import plugins
 from lateack.cluster.cli import main
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(lateack.__file__).parent.parent)}
@@ -48,6 +50,12 @@ MISTAKES = {
         "--input /nowhere: cannot read the input /nowhere: No such file or directory."
     ),
     ("run", "late-ack", "--input", "/dev/zero"): "--input /dev/zero: the input /dev/zero is not a regular file.",
+    ("matrix", "--guest", "on-repli"): (
+        "there is no guest strategy 'on-repli'; the nearest is 'on-reply', and one of your own is module:attribute."
+    ),
+    ("matrix", "--side", "reuse", "--json", "/nowhere/cells.json"): (
+        "cannot write /nowhere/cells.json: No such file or directory; name another file with --json."
+    ),
     ("run", "late-ack", "--world", "virtual", "--address", "auto"): (
         "--address names a Ray cluster, and --world virtual needs none: leave one out."
     ),
@@ -74,6 +82,8 @@ USAGE = [
     (["run", "late-ack", "--seed", "one"], "Invalid value for '--seed'"),
     (["run", "late-ack", "extra"], "unexpected extra argument"),
     (["run", "late-ack", "--set"], "requires an argument"),
+    (["matrix", "--side", "moon"], "Invalid value for '--side'"),
+    (["matrix", "--jobs", "0"], "Invalid value for '--jobs'"),
 ]
 
 
@@ -96,7 +106,7 @@ def test_help_is_no_error(capsys: pytest.CaptureFixture[str]) -> None:
 
     out, _ = capsys.readouterr()
     assert status == 0
-    assert all(command in out for command in ("list", "run", "table", "demo", "bench"))
+    assert all(command in out for command in ("list", "run", "table", "matrix", "demo", "bench"))
 
 
 def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -144,6 +154,31 @@ def test_list_names_stories_and_strategies(capsys: pytest.CaptureFixture[str]) -
     assert status == 0
     assert err == ""
     assert {"calm", "late-ack", "rpc-retransmit", "on-reply", "full-copy", "grant-copy"} <= {name for name, _ in lines}
+
+
+def test_the_list_fits_a_terminal() -> None:
+    """On a terminal of 100 columns a long sentence goes on below its beginning, and no name is broken."""
+    leader, follower = os.openpty()
+    with os.fdopen(leader, "rb", buffering=0) as screen:
+        subprocess.run(
+            [sys.executable, "-m", "lateack", "list"],
+            env=ENVIRONMENT | {"TERM": "dumb", "COLUMNS": "100"}, stdin=follower, stdout=follower, stderr=follower,
+            check=True,
+        )  # fmt: skip
+        os.close(follower)
+        shown = read_all(screen)
+
+    assert max(len(line) for line in shown) <= 100
+    assert any(line.startswith("  staging-grants-copy ") for line in shown)
+
+
+def read_all(screen: io.RawIOBase | io.FileIO) -> list[str]:
+    """Read what was printed on a pseudo-terminal whose other end is closed, which ends in an input/output error."""
+    text = b""
+    with contextlib.suppress(OSError):
+        while chunk := screen.read(65536):
+            text += chunk
+    return text.decode().splitlines()
 
 
 def test_json_is_one_object_and_nothing_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -216,6 +251,37 @@ def test_a_table_keeps_the_strategy_that_is_named(tmp_path: Path, capsys: pytest
     assert "stale-on-wire" in out
     assert "safe" in out
     assert "full-copy" not in out
+
+
+def test_a_table_puts_ones_own_strategy_beside_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A module:attribute is one more row, called by its own name, and every built-in strategy keeps its row."""
+    with contextlib.chdir(Path(__file__).parents[2] / "docs" / "examples"):
+        main(virtual("table", "late-ack", "--guest", "copy_again:CopyAgain", "--backend", "grant-copy", out=tmp_path))
+
+    out, _ = capsys.readouterr()
+    assert [line.split()[0] for line in out.splitlines()[2:] if not line.startswith(" ")] == [
+        *plugins.names("guest"), "copy-again"
+    ]  # fmt: skip
+
+
+def test_the_matrix_is_printed_and_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One side of it: people see the grid, other programs the cells, and the status says that nothing surprises."""
+    status = main(["matrix", "--side", "composition", "--jobs", "1", "--json", str(tmp_path / "cells.json")])
+
+    out, err = capsys.readouterr()
+    cells = json.loads((tmp_path / "cells.json").read_text())
+    assert (status, err) == (0, "")
+    assert "18 runs: 18 as expected." in out
+    assert {cell["side"] for cell in cells} == {"composition"}
+    assert {cell["strategy"] for cell in cells} == {"on-reply", "frag-destructor", "full-copy"}
+
+
+def test_the_matrix_on_stdout_is_json_and_nothing_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With --json - the cells can be piped; --out keeps a folder for each run."""
+    main(["matrix", "--side", "reuse", "--jobs", "1", "--json", "-", "--out", str(tmp_path)])
+
+    cells = json.loads(capsys.readouterr().out)
+    assert len(cells) == len(list(tmp_path.iterdir())) == 4
 
 
 def test_a_surprise_is_status_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
