@@ -14,7 +14,8 @@ from lateack.nodes.strategies import BACKEND_STRATEGIES, GUEST_STRATEGIES
 pytestmark = pytest.mark.live
 
 GUESTS = [("late-ack", guest, "dev-zerocopy") for guest in GUEST_STRATEGIES]
-BACKENDS = [("late-ack", "on-reply", backend) for backend in BACKEND_STRATEGIES]
+# A frontend that broke at once is waited for by a server that keeps to RFC 6298, for half a minute.
+BACKENDS = [("late-ack", "on-reply", backend) for backend in BACKEND_STRATEGIES if backend != "early-response"]
 HARMED = [
     ("one-loss", "clone-destructor", "dev-zerocopy"),
     ("packet-tap", "full-copy", "dev-zerocopy"),
