@@ -63,7 +63,7 @@ def test_two_hundred_guests_have_two_hundred_addresses() -> None:
     """No two guests share a MAC or an IP address."""
     shape = topology(guests={"count": 200, "memory_pages": 256})
 
-    configs = [shape._guest_config(name, b"", 1) for name in shape.guests]
+    configs = [shape.orders.client(name, b"", 1) for name in shape.guests]
 
     assert len({config.address.ip for config in configs}) == 200
     assert len({config.address.mac for config in configs}) == 200
@@ -135,8 +135,8 @@ def test_times_are_nanoseconds_below_the_scenario() -> None:
     """Units stand in the keys of a scenario and nowhere else."""
     shape = topology(links={"to_server": {"delay_us": 7, "jitter_us": 2}}, tcp={"rto_min_ms": 3}, rpc={"timeo_ms": 5})
 
-    assert [(link.target, link.delay, link.jitter) for link in shape.network_links] == [
+    assert [(link.target, link.delay, link.jitter) for link in shape.orders.links] == [
         ("server", 7000, 2000), ("backend", 500_000, 0),
     ]  # fmt: skip
-    assert shape.tcp.rto_min == 3_000_000
-    assert shape._timeouts().timeo == 5_000_000
+    assert shape.orders.tcp.rto_min == 3_000_000
+    assert shape.orders.timeouts().timeo == 5_000_000
