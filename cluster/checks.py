@@ -4,7 +4,7 @@ import typing
 from collections.abc import Iterator
 
 import msgspec
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from lateack.cluster import mistakes, plugins
 from lateack.cluster.mistakes import Path, ScenarioError, Source, dotted, field_at, keys_at, nearest
@@ -16,13 +16,33 @@ from lateack.nodes.stack.dissect import NFS_PROCEDURES
 FACTS: dict[str, type[facts.Fact]] = {fact.__name__: fact for fact in typing.get_args(facts.AnyFact)}
 FIELD_KINDS = {int: "a whole number", bool: "true or false", str: "text"}
 
+KINDS_OF_KEYS: dict[tuple[str, ...], tuple[tuple[str, str], ...]] = {
+    ("split",): (
+        ("host", "tap"),
+        ("host", "mirror"),
+        ("host", "inspect_bytes"),
+        ("host", "expand"),
+        ("host", "socket_buffer"),
+        ("host", "rx_drain_ms"),
+        ("host", "rx_stall_ms"),
+    ),
+    ("split", "metal", "block"): (
+        ("host", "checksum"),
+        ("host", "segmentation"),
+        ("host", "device"),
+        ("host", "queue_frames"),
+    ),
+    ("split", "metal", "loopback"): (("guests", "tap"),),
+}
+"""Keys by the kinds of scenario in which they mean something."""
+
 # A sentence goes after the name of the key that it is about.
 Problem = tuple[Path, str]
 
 
 def first_problem(scenario: Scenario, raw: object, source: Source) -> ScenarioError | None:
     """Return the first thing in which the scenario's parts do not fit together, or None."""
-    for check in (_strategies, _sizes, _places, _selectors, _waited_facts, _expectations):
+    for check in (_strategies, _sizes, _kind, _places, _datagrams, _selectors, _waited_facts, _expectations):
         for path, sentence in check(scenario):
             path = mistakes.written(path, raw)
             return source.error(path, f"{dotted(path)} {sentence}")
@@ -49,9 +69,7 @@ def _sizes(scenario: Scenario) -> Iterator[Problem]:
 
 
 def _places(scenario: Scenario) -> Iterator[Problem]:
-    """Places that this kind of scenario has, and machines to which something can be done."""
-    if scenario.kind == "loopback" and scenario.guests.count > 1:
-        yield ("guests", "count"), "must be 1 where a host serves itself"
+    """Places that this kind of scenario has and where somebody is, and machines to which something can be done."""
     crashing = ["backend"] if scenario.kind == "split" else []
     for name, fault in scenario.faults.items():
         named = (("rewrite", fault.rewrite, scenario.guest_names()), ("crash", fault.crash, crashing))
@@ -61,11 +79,45 @@ def _places(scenario: Scenario) -> Iterator[Problem]:
                 yield ("faults", name, key), _unknown("machine to which that can be done", machine, valid)
         if fault.gate is not None and fault.gate not in scenario.places():
             yield ("faults", name, "gate"), _unknown("place", fault.gate, scenario.places())
+        elif fault.gate is not None and (absent := _nobody_at(scenario, fault.gate)):
+            yield ("faults", name, "gate"), f"names {fault.gate}, where nothing waits {absent}"
+
+
+def _nobody_at(scenario: Scenario, place: str) -> str:
+    """Say what a scenario would need for anything to pass a place; nothing where it has that."""
+    machine, _, name = place.rpartition(".")
+    to_host = any(datagrams.to == "host" for datagrams in scenario.datagrams)
+    needs = {
+        "tap": (scenario.host.tap, "without host.tap: true")
+        if machine == "backend"
+        else (scenario.guests.tap, "without guests.tap: true"),
+        "mirror": (scenario.host.mirror, "without host.mirror: true"),
+        "socket": (to_host, "without datagrams to 'host'"),
+    }
+    there, absent = needs.get(name, (True, ""))
+    return "" if there else absent
+
+
+def _kind(scenario: Scenario) -> Iterator[Problem]:
+    """Keys that mean nothing in this kind of scenario stay as they are."""
+    if scenario.kind == "loopback" and scenario.guests.count > 1:
+        yield ("guests", "count"), "must be 1 where a host serves itself"
+    for kinds, keys in KINDS_OF_KEYS.items():
+        for section, key in keys if scenario.kind not in kinds else ():
+            part: BaseModel = getattr(scenario, section)
+            if getattr(part, key) != type(part).model_fields[key].default:
+                yield (section, key), f"means nothing where kind is {scenario.kind}, only where it is {' or '.join(kinds)}"
+
+
+def _datagrams(scenario: Scenario) -> Iterator[Problem]:
+    """Datagrams go from a guest to another one, or to the host."""
     for index, datagrams in enumerate(scenario.datagrams):
         guests = scenario.guest_names() if scenario.kind == "split" else []
         for key, machine, valid in (("sender", datagrams.sender, guests), ("to", datagrams.to, ["host", *guests])):
             if machine not in valid:
                 yield ("datagrams", index, key), _unknown("machine", machine, valid)
+        if datagrams.sender == datagrams.to:
+            yield ("datagrams", index, "to"), f"is '{datagrams.to}', who sends them; name 'host' or another guest"
 
 
 def _selectors(scenario: Scenario) -> Iterator[Problem]:

@@ -6,7 +6,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import yaml
-from annotated_types import Ge, Le, MultipleOf
+from annotated_types import Ge, Le, Lt, MinLen, MultipleOf
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
@@ -156,12 +156,14 @@ def wanted(annotation: Any, metadata: Sequence[Any]) -> str:
     if any(getattr(bound, "pattern", None) for bound in metadata):
         return "a short name of letters, digits, dots and dashes"
     kinds = {bool: "true or false", int: "a whole number", float: "a number", str: "text", dict: "a mapping"}
-    return kinds.get(get_origin(annotation) or annotation, "a list with something in it") + _bounds(metadata)
+    filled = " with something in it" if any(isinstance(bound, MinLen) for bound in metadata) else ""
+    return kinds.get(get_origin(annotation) or annotation, f"a list{filled}") + _bounds(metadata)
 
 
 def _bounds(metadata: Sequence[Any]) -> str:
     low = next((bound.ge for bound in metadata if isinstance(bound, Ge)), None)
-    high = next((bound.le for bound in metadata if isinstance(bound, Le)), None)
+    below = next((bound.lt for bound in metadata if isinstance(bound, Lt)), None)
+    high = next((bound.le for bound in metadata if isinstance(bound, Le)), below and below - 1)
     multiple = next((bound.multiple_of for bound in metadata if isinstance(bound, MultipleOf)), None)
     text = f" that is a multiple of {multiple}," if multiple else ""
     if high is not None:

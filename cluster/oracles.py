@@ -200,7 +200,8 @@ def _begun(trace: Trace, writes: list[Write]) -> dict[tuple[str, str], int]:
         if (write.node, write.fact.file) not in finished
     }
     nodes = {node for node, _ in (*finished, *begun)}
-    for place, _, node, _ in trace.placed(CallTransmitted):
+    for place in trace.places_of(CallTransmitted):
+        node = trace.entries[place][2]
         if node not in nodes:
             begun.setdefault((node, ""), place)
     return begun

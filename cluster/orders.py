@@ -40,7 +40,7 @@ BACKEND_PAGES = 16
 BACKEND_PAGES_PER_GUEST = 512
 """Frames of the backend: every one of a guest's 256 pending requests may be a copied page, or another time a header."""
 
-SERVER_PAGES = 8
+SERVER_PAGES = 64
 SERVER_PAGES_PER_GUEST = 4
 """Frames of the server: its replies lie in cells of an eighth of a frame until they are acknowledged, some twice."""
 
@@ -208,7 +208,8 @@ class Orders:
             queue_frames=host.queue_frames,
             driver=host.driver,
             gso=host.gso,
-            pages=host.pages,
+            # However small a guest is: its requests may all show one page, and copies are made here for each.
+            pages=BACKEND_PAGES + BACKEND_PAGES_PER_GUEST * len(self.guests),
             first_xid=seed * 0x9E37_79B1 & 0x7FFF_FFFF,
             isn=seed * 0x85EB_CA6B & 0xFFFF_FFFF,
             rules=host.rules,
@@ -249,6 +250,7 @@ class Orders:
             ),
             rx_drain=scenario.host.rx_drain_ms * MS,
             rx_stall=scenario.host.rx_stall_ms * MS,
+            macs={name: address.mac for name, address in self.addresses.others.items() if name in self.guests},
         )
 
     def _links(self) -> tuple[LinkConfig, ...]:

@@ -6,6 +6,7 @@ and nothing imports Ray or gRPC.
 
 from collections.abc import Callable, Mapping
 from heapq import heappop, heappush
+from itertools import islice
 from typing import Any
 
 from lateack.cluster.trace import Trace
@@ -95,10 +96,7 @@ class VirtualWorld:
         ready, handlers, kicks, special = self.ready, self.handlers, self.kicks, self.special
         record: Callable[[Any], None] = self.trace.entries.append
         now = self.now
-        for count, (name, event, kick) in enumerate(ready):  # which grows as we go
-            if count > MOMENT_EVENTS_MAX:
-                self.events = EVENTS_MAX
-                break
+        for name, event, kick in islice(ready, MOMENT_EVENTS_MAX):  # it grows as we go
             if kick is not None:
                 kicks.remove(kick)
             for effect in handlers[name](event, now):
@@ -121,7 +119,7 @@ class VirtualWorld:
                 else:
                     record((now, 0, name, effect))
                     self._notice(name, effect)
-        self.events += len(ready)
+        self.events += len(ready) if len(ready) <= MOMENT_EVENTS_MAX else EVENTS_MAX
         ready.clear()
 
     def _set_timer(self, name: str, timer: SetTimer) -> None:

@@ -4,7 +4,7 @@ Like every oracle a pure function of the trace (see `oracles`, where all of them
 """
 
 from bisect import bisect_left
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from lateack.cluster.trace import Page, Trace, milliseconds
 from lateack.nodes.facts import (
@@ -56,12 +56,14 @@ SEEN: tuple[type[FrameSent] | type[PacketRead], ...] = (FrameSent, PacketRead)
 
 def find_stale(trace: Trace) -> tuple[list[tuple[int, list[int]]], int]:
     """Return where stale frames left, each with the numbers of its wrong pieces, and how many were not judged."""
+    entries = trace.entries
     segments = trace.of_type(SegmentTransmitted)
     meant = {(fact.flow, fact.seq, fact.length): fact.digests for _, _, _, fact in segments}
     # Nearly always a frame is cut as its segment was and holds what it should: then one look is enough.
     doubtful: list[tuple[int, Seen]] = []
     for kind in SEEN:
-        for place, (_, _, _, fact) in zip(trace.places_of(kind), trace.of_type(kind), strict=True):
+        for place in trace.places_of(kind):
+            fact = cast("Seen", entries[place][3])
             if meant.get((fact.flow, fact.seq, fact.length)) != fact.digests:
                 doubtful.append((place, fact))
     return _judge_pieces(trace, doubtful) if doubtful else ([], 0)

@@ -30,7 +30,11 @@ RX_TIMER = "rx."
 
 
 class BackendConfig(Record):
-    """What the backend is told at boot: its guests by name and domid, its neighbours, and the rules for its gates."""
+    """What the backend is told at boot: its guests by name and domid, its neighbours, and the rules for its gates.
+
+    `macs` are what the toolstack has written into the backend's own directory of xenstore, which no guest can change:
+    netback reads its frontend's address there (`xen_net_read_mac`). A guest that is not named may have any address.
+    """
 
     name: str
     network: str
@@ -44,6 +48,7 @@ class BackendConfig(Record):
     bridge: BridgeConfig = BridgeConfig()
     rx_drain: Time = RX_DRAIN_TIMEOUT
     rx_stall: Time = RX_STALL_TIMEOUT
+    macs: dict[str, bytes] | None = None
 
 
 class Backend:
@@ -59,6 +64,7 @@ class Backend:
         self.memories = memories
         self.hypervisor = Hypervisor()
         self.strategy = strategy(self)
+        self.takes_freely = strategy.may_take is BackendStrategy.may_take  # else it is asked before each packet
         self.egress = Egress(
             config.name, self.effects, pool=self.pool, queue_max=config.queue_frames, driver=config.driver
         )
@@ -71,7 +77,7 @@ class Backend:
             self.hypervisor.add_domain(memories[guest], GRANT_FRAME)
             self.vifs[guest] = Vif(guest, domid, self.effects, self.clock)
         features = backend_features(config.gso, self.strategy.wants_staging)
-        self.life = NetbackLife(self, config.guests, features)
+        self.life = NetbackLife(self, config.guests, features, config.macs or {})
         self.ring_gate = RingGate(self, config.addresses)
         self.gates = Gates(config.rules, self._switches(), self.effects, owner=config.name, addresses=config.addresses)
         self.bridge.gates = self.gates
@@ -105,7 +111,10 @@ class Backend:
 
     def handle(self, event: Event, now: Time) -> Sequence[Effect]:
         """Take one event at `now`; see `Node`."""
-        self._count_pins(now)
+        if now != self.now:
+            # How long guests' pages are mapped here, in page-nanoseconds; the rings count, too.
+            self.pinned_page_ns += self.hypervisor.mapped_by(DOMAIN_0) * (now - self.now)
+            self.now = self.clock.now = now
         match event:
             case Received():
                 self._received(event.source, event.message, now)
@@ -141,20 +150,20 @@ class Backend:
     def _timer(self, name: str, now: Time) -> None:
         if name == STRATEGY_TIMER:
             self.strategy.woken(now)
+            if not self.ring_gate.closed:
+                self.consume_rings()  # what was answered by the way may have made room
             return
         assert name.startswith(RX_TIMER), f"the backend has set no timer {name}"
         self.vifs[name.removeprefix(RX_TIMER)].expire(now, self.rx_drain, self.config.rx_stall)
-
-    def _count_pins(self, now: Time) -> None:
-        """Add up how long guests' pages have been mapped here, in page-nanoseconds; the rings count, too."""
-        self.pinned_page_ns += self.hypervisor.mapped_by(DOMAIN_0) * (now - self.now)
-        self.now = self.clock.now = now
 
     def close(self) -> None:
         """Let go of the machine's memory; see `Node`."""
         self.memory.close()
         self.pool.pages.clear()
         self.nic.watch = None
+        self.gates.close()
+        self.ring_gate.close()
+        self.life.close()
         vars(self.strategy).clear()
 
     def pending(self) -> int:
@@ -187,13 +196,13 @@ class Backend:
         if tx is None or vif.disabled:
             return
         gate = self.ring_gate
-        strategy = self.strategy
+        strategy, free = self.strategy, self.takes_freely
         forward = self.bridge.forward
         try:
             if tx.requests_overflowed():
                 raise FatalRequest("the ring claims more requests than it has slots")
             while True:
-                while not gate.closed and strategy.may_take(vif) and (packet := vif.take_packet()):
+                while not gate.closed and (free or strategy.may_take(vif)) and (packet := vif.take_packet()):
                     skb = admit_packet(vif, strategy, packet)
                     if skb is not None:
                         forward(skb, now)
@@ -317,3 +326,4 @@ class Backend:
         effects.append(Counted("pinned_page_us", self.pinned_page_ns // 1000))
         effects.append(Counted("longest_held_us", max(vif.longest_held for vif in self.vifs.values()) // 1000))
         effects.append(Counted("notifications", sum(vif.notifications for vif in self.vifs.values())))
+        effects += [Counted(name, amount) for name, amount in self.strategy.counters().items()]

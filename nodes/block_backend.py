@@ -14,8 +14,6 @@ each disk has a mount and a connection of its own (nosharecache); Linux shares o
 
 from collections.abc import Sequence
 
-import msgspec
-
 from lateack.nodes.facts import Counted, LeftOver
 from lateack.nodes.gates import Gates, Switch, egress_switches
 from lateack.nodes.memory.hypervisor import Hypervisor
@@ -51,6 +49,7 @@ class BlockBackendConfig(Record):
     address: HostAddress
     server: int
     neighbours: dict[int, bytes]
+    addresses: dict[int, str]
     tcp: TcpParameters
     rpc: RpcTimeouts
     root: bytes
@@ -66,7 +65,6 @@ class BlockBackendConfig(Record):
     first_xid: int = 1
     isn: int = 1
     rules: tuple[Rule, ...] = ()
-    addresses: dict[int, str] = msgspec.field(default_factory=dict)
 
 
 class BlockBackend:

@@ -14,15 +14,16 @@ from typing import Protocol
 from lateack.nodes.facts import FrameDropped
 from lateack.nodes.gates import RING_PLACE, Gates, Switch
 from lateack.nodes.memory.pages import HeadSlab, PagePool
-from lateack.nodes.node import Effect, Time
+from lateack.nodes.node import Time
 from lateack.nodes.records import Record
 from lateack.nodes.stack.dissect import dissect, first_bytes
 from lateack.nodes.stack.egress import Egress
-from lateack.nodes.stack.gso import is_cut, must_copy, skb_gso_segment
+from lateack.nodes.stack.gso import affords, is_cut, skb_gso_segment
+from lateack.nodes.stack.local_socket import LocalSocket
 from lateack.nodes.stack.packets import IPPROTO_TCP, IPPROTO_UDP
-from lateack.nodes.stack.readers import Reader, orphan_frags_rx, paged_bytes, touched_fault, truesize
-from lateack.nodes.stack.skb import HEADROOM, SkBuff, kfree_skb, skb_length, skb_linear, skb_orphan
-from lateack.nodes.stack.skb_copy import pskb_expand_head, skb_clone
+from lateack.nodes.stack.readers import Reader, faults, orphan_frags_rx, paged_bytes
+from lateack.nodes.stack.skb import HEADROOM, SkBuff, kfree_skb, skb_length, skb_orphan
+from lateack.nodes.stack.skb_copy import clone_copies, must_copy, pskb_expand_head, skb_clone
 from lateack.nodes.stack.skb_cut import pskb_pull_tail
 
 BRIDGE_PLACE = "backend.bridge"
@@ -36,6 +37,8 @@ HOST_MAC = bytes.fromhex("00163effff01")
 HEAD_BYTES = 54
 """Ethernet, IPv4 and TCP headers without options."""
 ETH_IPV4 = b"\x08\x00\x45"
+COPIES_MAX = 3
+"""How often a packet that must not be cloned may be copied: for the tap, for the mirror, and for whom it is meant."""
 SEGMENTS_MAX = 256
 """Into how many pieces a packet is cut for a guest: 64 KiB at the smallest MTU of 576 are half as many."""
 
@@ -83,7 +86,7 @@ class Bridge:
         self.pool = pool
         self.tap = Reader(TAP_PLACE, effects)
         self.mirror = Reader(MIRROR_PLACE, effects)
-        self.socket = LocalSocket(effects, pool, config.socket_buffer)
+        self.socket = LocalSocket(SOCKET_PLACE, effects, pool, buffer=config.socket_buffer)
         self.ports: dict[bytes, Port] = {HOST_MAC: self.socket}
         self.touches = config.tap or config.mirror or config.expand or config.inspect_bytes > 0
         self.copied_bytes = 0
@@ -105,9 +108,12 @@ class Bridge:
         if self.gates.ring_watched:
             seen = first_bytes(skb)
             self.gates.passed(RING_PLACE, dissect(seen, self.gates.addresses, skb_length(skb) - len(seen)))
+        port = self.ports.get(head[:6])
+        if (self.touches or port is not None) and not self._affords(skb):
+            self._drop(skb, "no memory to copy or to cut the packet")
+            return
         if self.touches and not self._touch(skb):
             return
-        port = self.ports.get(head[:6])
         if port is None:
             self.card.xmit(skb, now)
             return
@@ -126,13 +132,17 @@ class Bridge:
         self.mirror.read()
         self.socket.read()
 
+    def _affords(self, skb: SkBuff) -> bool:
+        """Say whether there is memory for all that may be done here; pages of an owner who is told are copied once."""
+        return affords(skb, self.pool, COPIES_MAX if skb.no_clone else int(skb.shinfo.ubuf is not None))
+
     def _cut(self, skb: SkBuff, port: Port) -> None:
         """No port of this host has said that it takes packets longer than the MTU: the kernel cuts them first."""
         if skb_length(skb) > skb.shinfo.gso_size * SEGMENTS_MAX:
             self._drop(skb, "it is to be cut into more pieces than an honest guest would ask for")
             return
         if must_copy(skb):
-            if self._faults(skb, BRIDGE_PLACE):
+            if faults(skb, BRIDGE_PLACE, self.effects):
                 return
             self.copied_bytes += paged_bytes(skb)
         for segment in skb_gso_segment(skb, self.pool):
@@ -153,7 +163,7 @@ class Bridge:
 
     def _show_tap(self, skb: SkBuff) -> bool:
         """deliver_skb: whoever listens gets a clone, after the pages of a tracking owner were copied."""
-        if skb.shinfo.ubuf is not None and self._faults(skb, TAP_PLACE):
+        if skb.shinfo.ubuf is not None and faults(skb, TAP_PLACE, self.effects):
             return False
         self.copied_bytes += orphan_frags_rx(skb, self.pool)
         clone = self._clone(skb, TAP_PLACE)
@@ -170,7 +180,7 @@ class Bridge:
         wanted = min(self.config.inspect_bytes, skb_length(skb), self.slab.size - HEADROOM)
         missing = wanted - (skb.tail - skb.data)
         if missing > 0:
-            if self._faults(skb, BRIDGE_PLACE):
+            if faults(skb, BRIDGE_PLACE, self.effects):
                 return False
             self.copied_bytes += missing
             pskb_pull_tail(skb, missing, self.pool)
@@ -188,28 +198,18 @@ class Bridge:
 
     def _expand(self, skb: SkBuff) -> bool:
         """skb_vlan_push: make room for a tag. The tag itself is left out: nobody behind the bridge would know it."""
-        if skb.shinfo.ubuf is not None and skb.cloned and self._faults(skb, BRIDGE_PLACE):
+        if skb.shinfo.ubuf is not None and skb.cloned and faults(skb, BRIDGE_PLACE, self.effects):
             return False
         pskb_expand_head(skb, self.pool)
         return True
 
     def _clone(self, skb: SkBuff, place: str) -> SkBuff | None:
         """Clone a packet, and charge the host for what had to be copied first; None if that touched a lost page."""
-        ubuf = skb.shinfo.ubuf
-        if skb.no_clone or (ubuf is not None and not ubuf.refcounted):
-            if self._faults(skb, place):
+        if clone_copies(skb):
+            if faults(skb, place, self.effects):
                 return None
             self.copied_bytes += paged_bytes(skb)
         return skb_clone(skb, self.pool)
-
-    def _faults(self, skb: SkBuff, place: str) -> bool:
-        """Say whether reading the packet would fault; then that is recorded, and the packet is gone."""
-        fault = touched_fault(skb, place)
-        if fault is None:
-            return False
-        self.effects.append(fault)
-        kfree_skb(skb)
-        return True
 
     def _drop(self, skb: SkBuff, reason: str) -> None:
         self.effects.append(FrameDropped(BRIDGE_PLACE, reason))
@@ -236,52 +236,6 @@ class Bridge:
                 pages = [frag.page for frag in skb.shinfo.frags]
                 frames.update(page.frame for page in pages if page.memory is self.slab.memory)
         return len(heads), len(frames)
-
-
-class LocalSocket(Reader):
-    """A UDP socket of the host's own kernel: what guests send there waits in its receive queue, up to a bound."""
-
-    __slots__ = ("buffer", "copied_bytes", "held", "pool")
-
-    def __init__(self, effects: list[Effect], pool: PagePool, buffer: int) -> None:
-        """Let packets wait up to *buffer* bytes of truesize (SO_RCVBUF)."""
-        super().__init__(SOCKET_PLACE, effects)
-        self.pool = pool
-        self.buffer = buffer
-        self.held = 0
-        self.copied_bytes = 0
-
-    def queue_frame(self, frame: bytes) -> None:
-        """Nobody out there knows this host: a frame from the wire is for no socket."""
-
-    def queue_packet(self, skb: SkBuff) -> None:
-        """ip_local_deliver and udp_queue_rcv_skb: copy what is tracked, let the sender's hook go, and queue."""
-        if skb_linear(skb)[23] != IPPROTO_UDP:
-            self._refuse(skb, "no socket of the host listens there")
-            return
-        if skb.shinfo.ubuf is not None:
-            fault = touched_fault(skb, self.place)
-            if fault is not None:
-                self.effects.append(fault)
-                kfree_skb(skb)
-                return
-            self.copied_bytes += orphan_frags_rx(skb, self.pool)
-        if self.held + truesize(skb) > self.buffer:
-            self._refuse(skb, "the socket's receive buffer is full")
-            return
-        self.held += truesize(skb)
-        skb_orphan(skb)  # skb_set_owner_r: whoever hung a destructor onto the packet is told now, and wrongly
-        self.take(skb)
-
-    def read(self) -> None:
-        """Read what waits, which makes room in the socket's buffer."""
-        super().read()
-        if not self.queue:
-            self.held = 0
-
-    def _refuse(self, skb: SkBuff, reason: str) -> None:
-        self.effects.append(FrameDropped(self.place, reason))
-        kfree_skb(skb)
 
 
 def is_carried(head: bytes, linear: int, gso_size: int) -> bool:

@@ -8,8 +8,6 @@ have its buffer back? A frontend guest (`guest.py`) puts a netfront below it, a 
 
 from collections.abc import Sequence
 
-import msgspec
-
 from lateack.nodes.application import COPY_ON_WRITE, IN_PLACE, REALLOCATED, Copier, Source, frames_needed
 from lateack.nodes.chatter import DatagramOrder, chatters_of, frames_of
 from lateack.nodes.facts import Counted, LeftOver, WriteCompleted
@@ -39,6 +37,7 @@ class ClientConfig(Record):
     address: HostAddress
     server: int
     neighbours: dict[int, bytes]
+    addresses: dict[int, str]
     tcp: TcpParameters
     rpc: RpcTimeouts
     root: bytes
@@ -56,7 +55,6 @@ class ClientConfig(Record):
     first_xid: int = 1
     isn: int = 1
     rules: tuple[Rule, ...] = ()
-    addresses: dict[int, str] = msgspec.field(default_factory=dict)
     datagrams: tuple[DatagramOrder, ...] = ()
     reuse: str = IN_PLACE
     abort: bool = False
@@ -163,6 +161,8 @@ class Client:
         self.memory.close()
         self.kernel_pages.pages.clear()
         self.stack.forget_sockets()
+        if self.gates is not None:
+            self.gates.close()
         vars(self.strategy).clear()
 
     def pending(self) -> int:
@@ -221,6 +221,8 @@ class Client:
                 self._run_application(now)
             self.stack.flush(now)
             self.flush_device()
+            if self.tap is not None:
+                self.tap.reader.read()
 
     # --- audit --------------------------------------------------------------------------------------------------------
 

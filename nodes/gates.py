@@ -50,7 +50,6 @@ class Gates(NicWatcher):
         "addresses",
         "effects",
         "nic_place",
-        "nic_watched",
         "ring_watched",
         "rules",
         "switches",
@@ -75,6 +74,10 @@ class Gates(NicWatcher):
         assert all(rule.place in switches for rule in rules), "a rule names a place that this machine does not have"
         self._look_out()
 
+    def close(self) -> None:
+        """The run is over: let go of the switches, which hold the machine that holds these rules."""
+        self.switches = {}
+
     def start(self) -> None:
         """Switch on what the rules name that act from the beginning."""
         for rule in self.rules:
@@ -83,8 +86,7 @@ class Gates(NicWatcher):
 
     def frame_left(self, headers: bytes, more: int) -> None:
         """A packet has left through the card: rules may act now."""
-        if self.nic_watched:
-            self.passed(self.nic_place, dissect(headers, self.addresses, more))
+        self.passed(self.nic_place, dissect(headers, self.addresses, more))
 
     def passed(self, place: str, frame: Dissection) -> None:
         """A frame has passed the card or the ring; a rule of any other place looks at what passes the card."""
@@ -190,11 +192,16 @@ class RingGate:
     """The gate between the guests' rings and netback, which is not scheduled while it is closed."""
 
     __slots__ = ("addresses", "backend", "closed")
+    __deletable__ = ("backend",)  # what mypyc asks for
 
     def __init__(self, backend: Consumer, addresses: dict[int, str]) -> None:
         self.backend = backend
         self.addresses = addresses
         self.closed = False
+
+    def close(self) -> None:
+        """The run is over: let go of the machine, as its rules let go of this."""
+        del self.backend
 
     def on(self) -> None:
         """netback takes nothing any more."""

@@ -64,6 +64,11 @@ class Loopback(Client):
         """What is under way, and what nobody has received yet."""
         return super().pending() + len(self.device.backlog)
 
+    def close(self) -> None:
+        """Let go of the machine's memory; see `Node`."""
+        super().close()
+        self.device.close()
+
     def serve(self, now: Time) -> None:
         """nfsd runs: it reads the sockets that have something, unless a rule keeps it from being scheduled."""
         if self.device.closed:

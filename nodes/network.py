@@ -20,6 +20,10 @@ LINK_FRAMES_MAX = 100_000
 """Frames that may be under way on one link; beyond it the newest is lost, as on any bounded queue."""
 
 
+HELD_FRAMES_MAX = 100_000
+"""Frames that one rule may hold; beyond it the newest is lost, as on a link."""
+
+
 class LinkConfig(Record):
     """One direction towards one machine: ns of delay, ns of jitter at most, loss as a probability."""
 
@@ -113,7 +117,8 @@ class Network:
             return
         mac = frames[0][:6]
         link = self.by_mac.get(mac)
-        if link is not None and link.dice is None and all(frame[:6] == mac for frame in frames[1:]):
+        alone = len(frames) == 1
+        if link is not None and link.dice is None and (alone or all(frame[:6] == mac for frame in frames)):
             for start in range(0, len(frames), BURST_MAX):
                 self._start(link, now + link.delay, tuple(frames[start : start + BURST_MAX]), now)
             return
@@ -193,10 +198,11 @@ class Network:
         for rule in self.rules:
             if rule.state is not ACTIVE or not rule.picks(seen):
                 continue
-            if rule.rule.action == "drop":
+            held = self.held[rule.rule.name]
+            if rule.rule.action == "drop" or len(held) >= HELD_FRAMES_MAX:
                 self._lost(self.by_mac.get(frame[:6], NOWHERE), frame, rule.rule.name)
             else:
-                self.held[rule.rule.name].append(frame)
+                held.append(frame)
                 self.effects.append(FrameHeld(rule.rule.name, seen.flow, seen.seq, seen.ack, seen.length))
             return True
         return False

@@ -41,6 +41,12 @@ def test_no_compiled_class_has_keywords(name: str) -> None:
     assert [node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef) and node.keywords] == []
 
 
+@pytest.mark.parametrize("name", COMPILED)
+def test_no_compiled_record_makes_its_default_by_a_factory(name: str) -> None:
+    """Mypyc checks what stands in a class's body against the field's type, and a factory is none of them."""
+    assert "msgspec.field(" not in (ROOT / name).read_text(encoding="utf-8")
+
+
 def test_nothing_compiled_lies_among_the_sources() -> None:
     """Python would import it in place of the source that somebody edits."""
     found = [path for top in ("nodes", "cluster", "protos", "src") for path in (ROOT / top).rglob("*.so")]

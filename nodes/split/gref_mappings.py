@@ -44,7 +44,7 @@ class GrefMapping:
 class GrefMappings:
     """The table of one guest, and the control ring through which the guest fills it."""
 
-    __slots__ = ("domid", "entries", "hypervisor", "leaving", "ring", "ring_handle")
+    __slots__ = ("domid", "entries", "hypervisor", "ring", "ring_handle")
 
     def __init__(self, hypervisor: Hypervisor, domid: int) -> None:
         self.hypervisor = hypervisor
@@ -52,8 +52,6 @@ class GrefMappings:
         self.ring: CtrlBackRing | None = None
         self.ring_handle = -1
         self.entries: dict[int, GrefMapping] = {}
-        # Mappings that the table has given up, while packets still show their pages.
-        self.leaving = 0
 
     def connect(self, ring_ref: int) -> str | None:
         """Map the control ring; return what is wrong with it, if anything."""
@@ -98,13 +96,11 @@ class GrefMappings:
         mapping.refcount -= 1
         assert mapping.refcount >= 0, "a mapping was put more often than it was taken"
         if not mapping.refcount:
-            self.leaving -= 1
             self._unmap(mapping)
 
     def close(self) -> None:
         """The interface goes: unmap the ring and all that no packet shows; the rest follows with its last packet."""
         for mapping in list(self.entries.values()):
-            self.leaving += 1
             self.put(mapping)
         self.entries.clear()
         if self.ring is not None:

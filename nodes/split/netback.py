@@ -5,8 +5,8 @@ releases is answered in batches, and only then is the guest kicked. A frontend t
 else's.
 """
 
-from lateack.nodes.errors import RingBroken
-from lateack.nodes.facts import VifDisabled
+from lateack.nodes.errors import MemoryExhausted, RingBroken
+from lateack.nodes.facts import FrameDropped, VifDisabled
 from lateack.nodes.memory.grants import GRANTS_PER_PAGE
 from lateack.nodes.memory.hypervisor import GNTMAP_host_map, GNTST_okay, Hypervisor
 from lateack.nodes.memory.netif import (
@@ -273,9 +273,13 @@ def is_refused(slots: list[TxSlot]) -> bool:
 
 
 def admit_packet(vif: Vif, strategy: BackendStrategy, packet: tuple[list[TxSlot], int, int]) -> SkBuff | None:
-    """Hand one packet to the strategy; a bad grant costs the guest that packet and nothing more."""
+    """Hand one packet to the strategy; a bad grant, or want of memory, costs the guest that packet and nothing more."""
     slots, flags, gso_size = packet
-    skb = None if is_refused(slots) else strategy.admit(vif, slots)
+    try:
+        skb = None if is_refused(slots) else strategy.admit(vif, slots)
+    except MemoryExhausted:
+        skb = None
+        vif.effects.append(FrameDropped(f"{vif.guest}.vif", "the host has no memory left for a guest's packet"))
     if skb is None:
         for slot in slots:
             vif.respond(slot, NETIF_RSP_ERROR)

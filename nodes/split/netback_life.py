@@ -72,16 +72,24 @@ class Interface:
 class NetbackLife:
     """All interfaces of one host; `busy` says that `work` has something to do at the end of an event."""
 
-    __slots__ = ("backend", "busy", "dead", "features", "interfaces", "ordered")
+    __slots__ = ("backend", "busy", "dead", "features", "interfaces", "macs", "ordered")
+    __deletable__ = ("backend",)  # what mypyc asks for
 
-    def __init__(self, backend: Host, domids: dict[str, int], features: dict[str, str | int]) -> None:
-        """Serve these guests (name: domid), and publish *features* to each."""
+    def __init__(
+        self, backend: Host, domids: dict[str, int], features: dict[str, str | int], macs: dict[str, bytes]
+    ) -> None:
+        """Serve these guests (name: domid), and publish *features* to each; *macs* are the addresses they must have."""
         self.backend = backend
+        self.macs = macs
         self.features = features
         self.interfaces = {guest: Interface(guest, domid) for guest, domid in domids.items()}
         self.busy = False
         self.dead = False
         self.ordered: list[bool] = []  # deaths (True) and returns (False) that rules have ordered
+
+    def close(self) -> None:
+        """The run is over: let go of the machine, or each would keep the other until the garbage collector comes."""
+        del self.backend
 
     def boot(self) -> None:
         """Offer every guest its interface."""
@@ -158,10 +166,12 @@ class NetbackLife:
         problem = vif.connect(interface.keys, backend.hypervisor)
         if problem is None and backend.strategy.wants_staging and "ctrl-ring-ref" in interface.keys:
             problem = vif.connect_control(interface.keys, backend.hypervisor)
-        if vif.mac in backend.vif_by_mac:
+        if problem is None and (vif.mac in backend.vif_by_mac or vif.mac != self.macs.get(vif.guest, vif.mac)):
             problem = "its address is another guest's"
         if problem is not None:
             vif.fatal(problem)
+            vif.end()
+            self._unmap_all(interface.domid)
             return False
         backend.vif_by_mac[vif.mac] = vif
         backend.effects.append(VifConnected(vif.guest, vif.domid))
@@ -190,14 +200,19 @@ class NetbackLife:
             del backend.vif_by_mac[vif.mac]
         backend.strategy.forget(vif)
         vif.end()
-        kept = backend.strategy.kept_mappings()
-        handles = [handle for handle in mappings_of(backend.hypervisor, interface.domid) if handle not in kept]
-        backend.hypervisor.unmap_batch(DOMAIN_0, handles)
+        self._unmap_all(interface.domid)
         fresh = backend.vifs[interface.guest] = Vif(interface.guest, interface.domid, backend.effects, backend.clock)
         fresh.disabled = interface.shut
         fresh.notifications = vif.notifications
         fresh.longest_held = vif.longest_held
         interface.leaving = False
+
+    def _unmap_all(self, domid: int) -> None:
+        """Unmap what is mapped of a guest, but for what a strategy knows to be unmapped with its last packet."""
+        backend = self.backend
+        kept = backend.strategy.kept_mappings()
+        handles = [handle for handle in mappings_of(backend.hypervisor, domid) if handle not in kept]
+        backend.hypervisor.unmap_batch(DOMAIN_0, handles)
 
     def _announce(self, interface: Interface, state: int) -> None:
         interface.state = state

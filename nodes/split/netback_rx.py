@@ -5,8 +5,8 @@ they are read only when they are copied into a receive buffer. Hence the bounds:
 seconds in it (093507885ae5, so that foreign pages go home), and no carrier after a minute (ecf08d2dbb96).
 
 Source: drivers/net/xen-netback/rx.c. Where we differ: a packet's checksum is finished when its bytes are read, as if
-the frontend had published feature-no-csum-offload, and a page of another guest is read through its mapping, where Linux
-names the source's grant (GNTCOPY_source_gref). A packet whose page is no longer mapped is dropped.
+the frontend had published feature-no-csum-offload, and so a page of another guest is read through its mapping, where
+Linux names the source's grant (GNTCOPY_source_gref). A packet whose page is no longer mapped is dropped.
 """
 
 from collections import deque
@@ -18,7 +18,7 @@ from lateack.nodes.memory.pages import PAGE_SIZE
 from lateack.nodes.memory.ring import INDEX_MASK, REQ_EVENT, full_fence
 from lateack.nodes.node import Effect, S, Time
 from lateack.nodes.split.xenbus import DOMAIN_0
-from lateack.nodes.stack.readers import read_frame, touched_fault
+from lateack.nodes.stack.readers import faults, read_frame
 from lateack.nodes.stack.skb import SkBuff, kfree_skb, skb_length
 
 RX_QUEUE_BYTES_MAX = 512 * 1024
@@ -163,7 +163,7 @@ class GuestReceive:
             else:
                 self._put_frame(rx, frame, hypervisor)
         if delivered:
-            if self.rx_waits_since >= 0:
+            if self.rx_waits_since >= 0 or self.rx_arrivals:
                 self._waited_no_longer(delivered)
             if rx.push_responses():
                 self.notify()
@@ -177,12 +177,10 @@ class GuestReceive:
 
     def _read(self, skb: SkBuff) -> bytes:
         """Read another guest's packet, now that there is a buffer for it, and let go of it."""
-        fault = touched_fault(skb, f"{self.guest}.vif")
-        if fault is not None:
-            self.effects.append(fault)
-            kfree_skb(skb)
+        place = f"{self.guest}.vif"
+        if faults(skb, place, self.effects):
             return b""
-        frame, fact = read_frame(skb, f"{self.guest}.vif")
+        frame, fact = read_frame(skb, place)
         kfree_skb(skb)
         if fact.length:
             self.effects.append(fact)

@@ -91,8 +91,14 @@ class Netfront(ReceiveBuffers):
         return frontend_keys(mac, tx_ref, rx_ref)
 
     def offer_staging(self) -> dict[str, str | int]:
-        """The backend keeps pages mapped for those who ask: make a control ring, and return the keys to publish."""
-        self.staging = StagingPool(self.memory, self.grants, self.pool)
+        """The backend keeps pages mapped for those who ask: make a control ring, and return the keys to publish.
+
+        Without a page or a reference for it, the device is used as without the offer.
+        """
+        try:
+            self.staging = StagingPool(self.memory, self.grants, self.pool)
+        except MemoryExhausted:
+            return {}
         return self.staging.keys()
 
     def charge(self) -> int:

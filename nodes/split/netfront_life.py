@@ -176,9 +176,8 @@ def _release_staging(netfront: Netfront, deferred: DeferredGrants) -> None:
     """Give up the pool of pages that the backend kept mapped."""
     staging = netfront.staging
     if staging is not None:
-        staging.close()
         netfront.staged_bytes += staging.charge()
-        for staged in staging.leaving:
+        for staged in staging.close():
             deferred.end(staged.gref, staged.page)
             put_page(staged.page)
         netfront.staging = None

@@ -59,7 +59,7 @@ class NfsDisk:
     def go_on(self, now: Time) -> None:
         """Take the next steps of the disk's life that its image and its requests allow."""
         vbd, image = self.vbd, self.vbd.image
-        if image.over and self.writes and not self.given_up:
+        if image.over and not self.given_up:
             self._give_up()
         if self.state == INITIALISED and image.opened:
             self.state = CONNECTED
@@ -71,12 +71,16 @@ class NfsDisk:
             vbd.disconnect()
 
     def _give_up(self) -> None:
-        """The image is lost: nobody waits for the calls any more, and the requests fail when the strategy says so."""
+        """The image is lost: nobody waits for its calls any more, and requests fail when the strategy says so.
+
+        Some calls are no request's: the file was being made, or the strategy had not waited for the reply. An image
+        that was closed has none of either.
+        """
         self.given_up = True
         rpc = self.nfs.rpc
+        for request in list(rpc.pending.values()):
+            rpc.abandon(request)
         for write in self.writes.values():
-            if write.xid in rpc.pending:
-                rpc.abandon(rpc.pending[write.xid])
             if not (write.replied or write.done or write.aborted):
                 write.aborted = True
                 self.nfs.strategy.aborted(write)

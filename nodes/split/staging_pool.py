@@ -12,6 +12,7 @@ ours copies, as Linux's series did. The document gives every queue pages for tra
 transmit alone.
 """
 
+from lateack.nodes.errors import MemoryExhausted
 from lateack.nodes.memory.grants import GNTTAB_NR_RESERVED_ENTRIES, GrantTable
 from lateack.nodes.memory.netif import (
     TX_SLOT_SIZE,
@@ -61,12 +62,15 @@ class StagingPool:
     """The pages of one interface that the backend keeps mapped, and the control ring by which it was asked to."""
 
     __slots__ = (
-        "busy", "closed", "copied_bytes", "free", "grants", "leaving", "list_page", "live", "memory", "next_id", "pool",
-        "ring", "ring_page", "size",
+        "busy", "copied_bytes", "free", "grants", "list_page", "live", "memory", "next_id", "pool", "ring", "ring_page",
+        "size",
     )  # fmt: skip
 
     def __init__(self, memory: Memory, grants: GrantTable, pool: PagePool) -> None:
-        """Lend a page for the control ring; the pages of the pool follow when the backend has said how many."""
+        """Lend a page for the control ring; the pages of the pool follow when the backend has said how many.
+
+        Raises MemoryExhausted where no page or no reference is left.
+        """
         self.memory = memory
         self.grants = grants
         self.pool = pool
@@ -76,9 +80,7 @@ class StagingPool:
         self.list_page: StagingPage | None = None
         self.free: list[StagingPage] = []
         self.busy: dict[int, StagingPage] = {}
-        # Pages that were given up while the backend still had them mapped; they are tried again.
-        self.leaving: list[StagingPage] = []
-        self.live = self.closed = False
+        self.live = False
         self.size = 0
         self.next_id = 0
         self.copied_bytes = 0
@@ -116,8 +118,9 @@ class StagingPool:
         if kind == XEN_NETIF_CTRL_TYPE_GET_GREF_MAPPING_SIZE and good and not self.size:
             return self._fill(min(data, self._affordable()))
         if kind == XEN_NETIF_CTRL_TYPE_ADD_GREF_MAPPING and self.list_page is not None:
-            self._take_back([self.list_page])
-            self.list_page = None
+            if self.grants.end_access(self.list_page.gref):  # else it goes with the pool
+                put_page(self.list_page.page)
+                self.list_page = None
             self.live = good
         return False
 
@@ -143,7 +146,11 @@ class StagingPool:
 
     def _lend(self, readonly: bool) -> StagingPage:
         page = self.pool.alloc()
-        return StagingPage(page, self.grants.grant_access(DOMAIN_0, page.frame, readonly))
+        try:
+            return StagingPage(page, self.grants.grant_access(DOMAIN_0, page.frame, readonly))
+        except MemoryExhausted:
+            put_page(page)
+            raise
 
     # --- transmit -----------------------------------------------------------------------------------------------------
 
@@ -195,29 +202,14 @@ class StagingPool:
 
     # --- the end ------------------------------------------------------------------------------------------------------
 
-    def close(self) -> None:
-        """The interface goes: take every page back that the backend no longer has mapped, and try the rest later."""
+    def close(self) -> list[StagingPage]:
+        """The interface goes: give up every page, and return them all; the backend may still have some mapped."""
         listed = [] if self.list_page is None else [self.list_page]
-        given_up = [*self.free, *self.busy.values(), self.ring_page, *listed, *self.leaving]
-        self.live, self.closed = False, True
-        self.free, self.busy, self.leaving, self.list_page = [], {}, [], None
-        self._take_back(given_up)
-
-    def retry(self) -> bool:
-        """Try again to end what the backend had mapped when the pool was closed; True when nothing is left."""
-        waiting, self.leaving = self.leaving, []
-        self._take_back(waiting)
-        return not self.leaving
+        given_up = [*self.free, *self.busy.values(), self.ring_page, *listed]
+        self.live = False
+        self.free, self.busy, self.list_page = [], {}, None
+        return given_up
 
     def held(self) -> int:
-        """Return how many pages, and as many references, the pool holds: its own, the ring, and a list under way."""
-        listed = self.list_page is not None
-        return len(self.free) + len(self.busy) + len(self.leaving) + listed + (not self.closed)
-
-    def _take_back(self, pages: list[StagingPage]) -> None:
-        """End the grants and free the pages; what is still mapped cannot be ended yet (569ca5b3f94c defers, too)."""
-        for staged in pages:
-            if self.grants.end_access(staged.gref):
-                put_page(staged.page)
-            else:
-                self.leaving.append(staged)
+        """Return how many pages, and as many references, an open pool holds: its own, the ring, a list under way."""
+        return len(self.free) + len(self.busy) + (self.list_page is not None) + 1

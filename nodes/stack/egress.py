@@ -14,16 +14,16 @@ Source: sch_direct_xmit (net/sched/sch_generic.c), validate_xmit_skb, dev_hard_s
 from collections import deque
 
 from lateack.nodes.facts import FrameDropped
-from lateack.nodes.memory.pages import PAGE_SIZE, PagePool
+from lateack.nodes.memory.pages import PagePool
 from lateack.nodes.node import Effect
 from lateack.nodes.records import Record
-from lateack.nodes.stack.gso import HEADER_BYTES, is_cut, must_copy, skb_gso_segment
+from lateack.nodes.stack.gso import affords, is_cut, skb_gso_segment
 from lateack.nodes.stack.lifetime import frag_view
 from lateack.nodes.stack.nic import Nic
 from lateack.nodes.stack.packets import ones_sum
-from lateack.nodes.stack.readers import orphan_frags_rx, paged_bytes, place_of, touched_fault
-from lateack.nodes.stack.skb import SkBuff, kfree_skb, skb_length, skb_linear, skb_orphan
-from lateack.nodes.stack.skb_copy import skb_copy_ubufs
+from lateack.nodes.stack.readers import faults, orphan_frags_rx, paged_bytes, place_of
+from lateack.nodes.stack.skb import SkBuff, kfree_skb, skb_linear, skb_orphan
+from lateack.nodes.stack.skb_copy import must_copy, skb_copy_ubufs
 
 
 class DriverConfig(Record):
@@ -103,12 +103,12 @@ class Egress:
         """Do what the driver's abilities ask for, in the kernel's order, and put what comes of it into the ring."""
         if self.straight:
             self.nic.xmit(skb)
-        elif not self._affords(skb):
+        elif not affords(skb, self.pool):
             self.effects.append(FrameDropped(self.place, "no memory to copy or to cut the packet"))
             kfree_skb(skb)
         elif not self.cuts or not is_cut(skb):
             self._finish(skb)
-        elif not must_copy(skb) or self._may_read(skb):
+        elif not must_copy(skb) or not faults(skb, self.place, self.effects):
             if must_copy(skb):
                 self.copied_bytes += paged_bytes(skb)
             for segment in skb_gso_segment(skb, self.pool):
@@ -117,12 +117,12 @@ class Egress:
     def _finish(self, skb: SkBuff) -> None:
         """Sum one packet, let the driver do what it does with it, and put it into the ring."""
         if self.sums and skb.shinfo.frags and skb.needs_checksum:
-            if not self._may_read(skb):
+            if faults(skb, self.place, self.effects):
                 return
             self._checksum_help(skb)
         if self.driver.device != "card":
             if self.driver.device == "tun" and skb.shinfo.ubuf is not None:
-                if not self._may_read(skb):
+                if faults(skb, self.place, self.effects):
                     return
                 self.copied_bytes += orphan_frags_rx(skb, self.pool)
             skb_orphan(skb)
@@ -141,20 +141,3 @@ class Egress:
         linear = skb_linear(skb)
         headers = place_of(linear)[2]
         skb.summed = ones_sum(b"".join([linear[headers:], *[frag_view(frag) for frag in skb.shinfo.frags]]))
-
-    def _may_read(self, skb: SkBuff) -> bool:
-        """Say whether all pages are mapped; if not, record the fault and drop the packet, of which nothing leaves."""
-        fault = touched_fault(skb, self.place)
-        if fault is None:
-            return True
-        self.effects.append(fault)
-        kfree_skb(skb)
-        return False
-
-    def _affords(self, skb: SkBuff) -> bool:
-        """Say whether there are pages for all that may be copied of a packet; without, the kernel drops it (ENOMEM)."""
-        length = skb_length(skb) - HEADER_BYTES
-        size = skb.shinfo.gso_size or length
-        pieces = max(1, -(-length // max(1, size)))
-        cells = PAGE_SIZE // skb.shinfo.slab.size
-        return self.pool.free_count > pieces * -(-size // PAGE_SIZE) + pieces // cells

@@ -9,7 +9,7 @@ which is at once, while its segments have yet to leave.
 Source: skb_segment (net/core/skbuff.c), tcp_gso_segment (net/ipv4/tcp_offload.c).
 """
 
-from lateack.nodes.memory.pages import PagePool
+from lateack.nodes.memory.pages import PAGE_SIZE, PagePool
 from lateack.nodes.stack.packets import (
     ETH_IP,
     FIN,
@@ -23,7 +23,7 @@ from lateack.nodes.stack.packets import (
     pseudo_sum,
 )
 from lateack.nodes.stack.skb import SkBuff, alloc_skb, kfree_skb, skb_length, skb_linear, skb_put
-from lateack.nodes.stack.skb_copy import skb_copy_ubufs
+from lateack.nodes.stack.skb_copy import must_copy, skb_copy_ubufs
 from lateack.nodes.stack.skb_cut import share_frags
 from lateack.nodes.stack.tcp import TcpSocket
 
@@ -37,10 +37,13 @@ def is_cut(skb: SkBuff) -> bool:
     return mss > 0 and skb_length(skb) - HEADER_BYTES > mss
 
 
-def must_copy(skb: SkBuff) -> bool:
-    """Say whether the pages of a packet have to be copied before other packets may show them (skb_orphan_frags)."""
-    ubuf = skb.shinfo.ubuf
-    return ubuf is not None and not ubuf.refcounted
+def affords(skb: SkBuff, pool: PagePool, copies: int = 1) -> bool:
+    """Say whether there are pages to cut a packet, and to copy it so often; without, the kernel drops it (ENOMEM)."""
+    length = skb_length(skb) - HEADER_BYTES
+    size = skb.shinfo.gso_size or length
+    pieces = max(1, -(-length // max(1, size)))
+    cells = PAGE_SIZE // skb.shinfo.slab.size
+    return pool.free_count > copies * pieces * -(-size // PAGE_SIZE) + pieces // cells
 
 
 def skb_gso_segment(skb: SkBuff, pool: PagePool) -> list[SkBuff]:

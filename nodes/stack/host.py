@@ -140,8 +140,10 @@ class IpStack:
         if isinstance(segment, Segment):
             return
         sk = self.sockets.get((segment.dport, segment.source, segment.sport))
-        if sk is not None:
+        if sk is not None and sk.keeps(segment.payload):
             sk.paged = True
+        else:
+            segment.payload.let_go()
 
     def receive_burst(self, frames: Sequence[bytes], now: int) -> None:
         """Take a burst of frames; TCP segments that continue each other are merged first, as GRO does (gro.c)."""

@@ -32,6 +32,7 @@ class LoopbackDevice:
     __slots__ = (
         "backlog", "closed", "copied_bytes", "datagrams", "effects", "late_port", "place", "pool", "stack", "watch",
     )  # fmt: skip
+    __deletable__ = ("stack",)  # what mypyc asks for
 
     def __init__(self, owner: str, stack: IpStack, pool: PagePool, *, late_port: int, queue_max: int) -> None:
         self.stack = stack
@@ -45,9 +46,14 @@ class LoopbackDevice:
         self.closed = False
         self.copied_bytes = 0
 
+    def close(self) -> None:
+        """The run is over: let go of the stack, which holds this device."""
+        self.watch = None
+        del self.stack
+
     def xmit(self, skb: SkBuff, now: int) -> None:
         """Take over a packet and receive it soon (loopback_xmit); its sender hears that it is gone."""
-        if self.watch is not None:
+        if self.watch is not None and self.watch.nic_watched:
             linear = skb_linear(skb)
             self.watch.frame_left(linear, skb_length(skb) - len(linear))
         skb_orphan(skb)

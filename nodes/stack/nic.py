@@ -108,6 +108,7 @@ class Nic:
         """Read the packet's bytes, put them on the wire as frames, and free the packet (TX completion)."""
         shinfo = skb.shinfo
         linear = shinfo.slab.memory.view[skb.data : skb.tail].tobytes()
+        is_tcp = linear[23] == IPPROTO_TCP
         key, seq, header_length = _place_of(linear)
         payload = linear[header_length:]
         pages: Pages = ()
@@ -123,19 +124,20 @@ class Nic:
             digests = self._send(skb, linear[:header_length], payload, mss)
             flow = self.flows.get(key) or self._name(key)
             # A datagram never leaves twice: what repeats a call in UDP is another datagram.
-            again = linear[23] == IPPROTO_TCP and self._leaves(flow, seq, length)
+            again = is_tcp and self._leaves(flow, seq, length)
             shown = payload if again else b""
             self.effects.append(FrameSent(self.place, flow, seq, length, mss, digests, again, pages, shown))
         else:
             self.frames.append(_whole_frame(linear, b"", 0) if skb.needs_checksum else linear)
-            if linear[23] == IPPROTO_TCP and linear[47] & SYN:
+            if is_tcp and linear[47] & SYN:
                 flow = self.flows.get(key) or self._name(key)  # perhaps another connection of the same ports
                 self.highest[flow] = (seq + 1) & M32
                 self.gaps.pop(flow, None)
         kfree_skb(skb)
-        if self.watch is not None:
+        watch = self.watch
+        if watch is not None and watch.nic_watched:
             seen = linear[:header_length] + payload[:SNIFFED]
-            self.watch.frame_left(seen, length + header_length - len(seen))
+            watch.frame_left(seen, length + header_length - len(seen))
 
     def _abort(self, skb: SkBuff) -> None:
         """A page is not mapped any more: the IOMMU aborts the read, and nothing of the packet leaves."""
@@ -246,9 +248,10 @@ class Nic:
 
 
 class NicWatcher:
-    """Whoever wants to know what passes a card: its owner's rules."""
+    """Whoever wants to know what passes a card, while `nic_watched` says so: its owner's rules."""
 
-    __slots__ = ()
+    __slots__ = ("nic_watched",)
+    nic_watched: bool
 
     def frame_left(self, headers: bytes, more: int) -> None:
         """A packet with these first bytes, and *more* behind them, has left."""

@@ -50,6 +50,11 @@ class PagedPayload:
         kfree_skb(self.skb)
         return data
 
+    def let_go(self) -> None:
+        """Nobody keeps these bytes: free the packet, unless whoever dropped them has done so."""
+        if self.skb.users:
+            kfree_skb(self.skb)
+
     def read(self) -> bytes:
         """Return what the pages hold now to the process that reads the socket, and record it."""
         frags = self.skb.shinfo.frags

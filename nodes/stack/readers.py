@@ -11,7 +11,7 @@ queues a clone, as it is set up; ours queues the clone, so that it shows what a 
 
 from collections import deque
 
-from lateack.nodes.facts import AccessFault, PacketRead, Parked
+from lateack.nodes.facts import AccessFault, FrameDropped, PacketRead, Parked
 from lateack.nodes.memory.pages import PagePool
 from lateack.nodes.node import Effect
 from lateack.nodes.stack.lifetime import frag_view, unmapped
@@ -25,6 +25,9 @@ from lateack.nodes.stack.packets import (
 )
 from lateack.nodes.stack.skb import SkBuff, kfree_skb, skb_length, skb_linear
 from lateack.nodes.stack.skb_copy import skb_orphan_frags
+
+QUEUE_PACKETS_MAX = 1000
+"""Packets that wait for one reader, as a device's queue has it (txqueuelen); what comes then is not shown to it."""
 
 SKB_OVERHEAD = 256
 """Bytes that a socket is charged for a packet's header (SKB_TRUESIZE, linux/skbuff.h)."""
@@ -46,7 +49,11 @@ class Reader:
         self.closed = False
 
     def take(self, skb: SkBuff) -> None:
-        """Keep a packet until it is read."""
+        """Keep a packet until it is read; of a reader that is far behind it is kept no more."""
+        if len(self.queue) >= QUEUE_PACKETS_MAX:
+            self.effects.append(FrameDropped(self.place, "the reader's queue is full"))
+            kfree_skb(skb)
+            return
         self.queue.append(skb)
 
     def read(self) -> None:
@@ -96,6 +103,16 @@ def touched_fault(skb: SkBuff, place: str) -> AccessFault | None:
         if unmapped(frag.page):
             return AccessFault(place, *frag.page.lost)
     return None
+
+
+def faults(skb: SkBuff, place: str, effects: list[Effect]) -> bool:
+    """Say whether reading this packet at *place* would fault; then that is recorded, and the packet is gone."""
+    fault = touched_fault(skb, place)
+    if fault is None:
+        return False
+    effects.append(fault)
+    kfree_skb(skb)
+    return True
 
 
 def read_packet(skb: SkBuff, place: str) -> tuple[bytes, PacketRead]:

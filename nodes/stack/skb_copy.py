@@ -23,6 +23,17 @@ from lateack.nodes.stack.skb import (
 NO_POOL = "pages can be copied only where there is a pool to copy them into"
 
 
+def must_copy(skb: SkBuff) -> bool:
+    """Say whether the pages of a packet have to be copied before other packets may show them (skb_orphan_frags)."""
+    ubuf = skb.shinfo.ubuf
+    return ubuf is not None and not ubuf.refcounted
+
+
+def clone_copies(skb: SkBuff) -> bool:
+    """Say whether cloning this packet copies its pages, which somebody has to be charged for."""
+    return skb.no_clone or must_copy(skb)
+
+
 def skb_clone(skb: SkBuff, pool: PagePool | None = None) -> SkBuff:
     """Return a second header over the same data block: dataref rises, page references do not.
 

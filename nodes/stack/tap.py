@@ -4,11 +4,13 @@ Source: dev_queue_xmit_nit (net/core/dev.c). The clone shares the packet's pages
 are copied first (`skb_orphan_frags_rx`). What a bare reference shows is decided when the reader reads.
 """
 
+from lateack.nodes.facts import FrameDropped
 from lateack.nodes.memory.pages import PagePool
 from lateack.nodes.node import Effect
-from lateack.nodes.stack.readers import Reader, orphan_frags_rx
+from lateack.nodes.stack.gso import affords
+from lateack.nodes.stack.readers import Reader, orphan_frags_rx, paged_bytes
 from lateack.nodes.stack.skb import SkBuff
-from lateack.nodes.stack.skb_copy import skb_clone
+from lateack.nodes.stack.skb_copy import clone_copies, skb_clone
 from lateack.nodes.stack.tcp import Device
 
 
@@ -25,7 +27,12 @@ class TappedDevice:
 
     def xmit(self, skb: SkBuff, now: int) -> None:
         """Show a clone of the packet to the listener and hand the packet itself on."""
-        clone = skb_clone(skb, self.pool)
-        self.copied_bytes += orphan_frags_rx(clone, self.pool)
-        self.reader.take(clone)
+        if affords(skb, self.pool, int(skb.no_clone or skb.shinfo.ubuf is not None)):
+            if clone_copies(skb):
+                self.copied_bytes += paged_bytes(skb)
+            clone = skb_clone(skb, self.pool)
+            self.copied_bytes += orphan_frags_rx(clone, self.pool)
+            self.reader.take(clone)
+        else:
+            self.reader.effects.append(FrameDropped(self.reader.place, "no memory to show the packet"))
         self.device.xmit(skb, now)

@@ -18,7 +18,7 @@ from lateack.nodes.memory.pages import HeadSlab, PagePool
 from lateack.nodes.node import Effect
 from lateack.nodes.records import Record
 from lateack.nodes.stack.packets import IP_DF, IPPROTO_TCP, M32, address_sum, flow_name
-from lateack.nodes.stack.paged import Payload
+from lateack.nodes.stack.paged import PagedPayload, Payload
 from lateack.nodes.stack.skb import SkBuff, kfree_skb
 
 MS = 1_000_000
@@ -180,12 +180,20 @@ class TcpSocket:
             return [piece if isinstance(piece, bytes) else piece.read() for piece in received]
         return received  # type: ignore[return-value]  # then there is nothing but bytes in it
 
+    def keeps(self, payload: PagedPayload) -> bool:
+        """Say whether what came in a packet, or a part of it, waits here to be read."""
+        early = [piece for _, piece in self.out_of_order]
+        return any(piece.skb is payload.skb for piece in (*self.received, *early) if isinstance(piece, PagedPayload))
+
     def purge(self) -> None:
-        """Let go of everything that is queued: the connection is gone."""
+        """Let go of everything that is queued: the connection is gone. What came in order may still be read."""
         for skb in (*self.rtx_queue, *self.write_queue):
             kfree_skb(skb)
         self.rtx_queue.clear()
         self.write_queue.clear()
+        for _, piece in self.out_of_order:
+            if isinstance(piece, PagedPayload):
+                piece.let_go()
         self.out_of_order.clear()
         self.lost_out = 0
         self.deadline = None

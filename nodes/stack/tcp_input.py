@@ -9,7 +9,7 @@ from functools import lru_cache
 
 from lateack.nodes.facts import Connected, ConnectionReset, DuplicateDropped, FastRetransmitted
 from lateack.nodes.stack.packets import ACK, FIN, M32, PSH, RST, SYN, Segment, digest_of
-from lateack.nodes.stack.paged import PagedSegment, Payload
+from lateack.nodes.stack.paged import PagedPayload, PagedSegment, Payload
 from lateack.nodes.stack.skb import kfree_skb
 from lateack.nodes.stack.tcp import (
     CLOSE_WAIT,
@@ -310,6 +310,8 @@ def _drain_out_of_order(sk: TcpSocket) -> None:
         if end > sk.rcv_nxt:
             sk.received.append(payload[sk.rcv_nxt - seq :])
             sk.rcv_nxt = end
+        elif isinstance(payload, PagedPayload):
+            payload.let_go()
     del queue[:taken]
 
 

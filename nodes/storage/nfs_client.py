@@ -151,13 +151,13 @@ class NfsClient:
         if request.xid in self.rpc.pending:
             self.rpc.abandon(request)
         write.aborted = True
-        self.effects.append(CallAborted(request.xid))
+        self.effects.append(CallAborted(write.xid))  # whichever of its calls it was: a WRITE, or a COMMIT
         if self.mount.pins:
             write.unpin()
         if not write.done:
             self.strategy.aborted(write)
             if not write.done:
-                self.effects.append(CompletionDeferred(request.xid))
+                self.effects.append(CompletionDeferred(write.xid))
         if self.unmounting and not self.rpc.pending:
             self._disconnect(now)
 

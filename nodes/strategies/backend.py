@@ -1,13 +1,14 @@
 """The backend's strategies: what netback does with a guest's pages, and when it answers the guest.
 
 A strategy sees a packet at two moments: `admit` turns its ring slots into a socket buffer for the host's stack, and
-`settle` runs at the end of every burst, to give back what the stack has let go of.
+`settle` runs at the end of every burst in which the stack has let go of something, to give it back.
 """
 
 from typing import Protocol
 
 import msgspec
 
+from lateack.nodes.errors import MemoryExhausted
 from lateack.nodes.memory.hypervisor import GNTMAP_host_map, GNTMAP_readonly, GNTST_okay, Hypervisor
 from lateack.nodes.memory.netif import NETIF_RSP_OKAY
 from lateack.nodes.memory.pages import HeadSlab, Page, PagePool
@@ -88,11 +89,17 @@ class BackendStrategy:
         self.kernel = kernel
 
     def admit(self, vif: Vif, slots: list[TxSlot]) -> SkBuff | None:
-        """Make a socket buffer of a packet's slots; None if a grant was bad, after every slot has been given back."""
+        """Make a socket buffer of a packet's slots; None if a grant was bad, after every slot has been given back.
+
+        MemoryExhausted costs the guest this packet, as a bad grant does; what was made or mapped before is given back.
+        """
         raise NotImplementedError
 
     def settle(self, vif: Vif) -> None:
-        """The burst is over: answer what can be answered now (`vif.released` says what the stack let go of)."""
+        """The burst is over: answer what can be answered now (`vif.released` says what the stack let go of).
+
+        It is also called to make room in the ring and while an interface is disconnected; there may be nothing to do.
+        """
 
     def may_take(self, vif: Vif) -> bool:
         """Say whether netback may take one more packet off this guest's ring; asked before each."""
@@ -113,7 +120,10 @@ class BackendStrategy:
         return 0
 
     def forget(self, vif: Vif) -> None:
-        """netback died: unmap by force whatever of this guest is still mapped; nothing is answered any more."""
+        """The interface is gone: unmap whatever of this guest is still mapped; nothing is answered any more.
+
+        It runs at every disconnect, when nothing is in flight, and when netback dies, whatever the stack still reads.
+        """
 
     def kept_mappings(self) -> set[int]:
         """Return the handles of mappings that outlive netback, because packets in the stack count for them."""
@@ -162,7 +172,11 @@ class GrantCopy(BackendStrategy):
             if status != GNTST_okay:
                 kfree_skb(skb)
                 return None
-            page = kernel.pool.alloc()
+            try:
+                page = kernel.pool.alloc()
+            except MemoryExhausted:
+                kfree_skb(skb)
+                raise
             page.memory.write(page.frame, 0, data)
             skb.shinfo.frags.append(Frag(page, 0, slot.size))  # up to 18: Linux would hang the last on a frag_list
             if index:  # the first slot is the linear area: headers, which every strategy copies
@@ -211,6 +225,10 @@ class MappingStrategy(BackendStrategy):
             frags.append(Frag(page, slot.offset, slot.size))
         if not first.size:
             vif.respond(first, NETIF_RSP_OKAY)
+        # A guest can write to what it has lent at any time, so a stack that must sum by itself copies first. Upstream's
+        # netback never says so, nor could those older than the mark (SKBFL_SHARED_FRAG, 2013). It comes to the same
+        # there: a device that cannot sum has no fragments (harmonize_features). `host.checksum` has the other case.
+        skb.shinfo.shared_frag = True
         self.lend(skb, vif, lent)
         return skb
 
@@ -286,10 +304,8 @@ class DevZerocopy(MappingStrategy):
 
     def lend(self, skb: SkBuff, vif: Vif, slots: list[TxSlot]) -> None:
         """Hang the loan onto the packet's data block."""
-        shinfo = skb.shinfo
         loan = Loan(vif, slots)
-        shinfo.shared_frag = True
-        shinfo.ubuf = UbufInfo(self, loan)
+        skb.shinfo.ubuf = UbufInfo(self, loan)
         self.loans[loan] = None
         self.sent += 1
 

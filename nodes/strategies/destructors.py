@@ -46,8 +46,7 @@ class LendingStrategy(MappingStrategy):
     def lend(self, skb: SkBuff, vif: Vif, slots: list[TxSlot]) -> None:
         """Lend the pages with no reference but the packet's, so that the stack's last put sends them home.
 
-        Home is the general allocator, unless the destructor sees them before (`returned`). These proposals are older
-        than SKBFL_SHARED_FRAG (2012), by which the stack is told that others may rewrite a page.
+        Home is the general allocator, unless the destructor sees them before (`returned`).
         """
         for slot in slots:
             page = slot.page
@@ -159,7 +158,6 @@ class BackendFragDestructor(LendingStrategy):
             self.lent[page] = (vif, slot)
             frags.append(Frag(page, slot.offset, slot.size, FragDestructor(self, page)))
         skb.shinfo.frags = frags
-        skb.shinfo.shared_frag = True
 
     def frags_released(self, token: object) -> None:
         """The last fragment of a page is gone: unmap and answer at the end of the burst."""

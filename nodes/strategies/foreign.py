@@ -14,7 +14,7 @@ from lateack.nodes.memory.netif import NETIF_RSP_OKAY
 from lateack.nodes.memory.pages import Page, PageOwner, put_page
 from lateack.nodes.split.xenbus import DOMAIN_0
 from lateack.nodes.stack.lifetime import NOWHERE, Frag, unmap_page
-from lateack.nodes.stack.skb import SkBuff, alloc_skb, skb_put
+from lateack.nodes.stack.skb import SkBuff, alloc_skb, kfree_skb, skb_put
 from lateack.nodes.strategies.backend import READ_ONLY, BackendKernel, BackendStrategy, TxSlot, Vif
 
 MAX_PENDING_REQS = 256
@@ -76,10 +76,11 @@ class PageForeign(BackendStrategy):
 
     def admit(self, vif: Vif, slots: list[TxSlot]) -> SkBuff | None:
         """Map every slot, copy the first bytes out of the first, and give the pages to the packet."""
+        skb = alloc_skb(self.kernel.slab)
         requests = [self._claim(vif, slot) for slot in slots]
         if not self._map(requests):
+            kfree_skb(skb)
             return None
-        skb = alloc_skb(self.kernel.slab)
         frags = skb.shinfo.frags
         first = slots[0]
         size = min(first.size, PKT_PROT_LEN)
@@ -94,8 +95,7 @@ class PageForeign(BackendStrategy):
                 self._enters(request)
             else:
                 self._queue(request)
-        # The guest can write to them at any time. Kernels of that time had no mark for it; see host.checksum.
-        skb.shinfo.shared_frag = bool(frags)
+        skb.shinfo.shared_frag = True  # the guest can write to them at any time, see MappingStrategy
         return skb
 
     def free(self, page: Page) -> None:
@@ -128,8 +128,7 @@ class PageForeign(BackendStrategy):
         mine = [request for request in self.requests if request.vif is vif]
         self._unmap([request.slot for request in mine if request.slot is not None])
         for request in mine:
-            request.page.index = -1
-            index = self.requests.index(request)
+            index, request.page.index = request.page.index, -1
             request.page = ForeignPage(index, self)
             self._give_back(request, index)
 

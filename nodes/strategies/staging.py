@@ -9,10 +9,11 @@ slot and mapping are released when the packet's destructor runs. That destructor
 and local sockets copy here as they do under dev-zerocopy.
 """
 
+from lateack.nodes.errors import MemoryExhausted
 from lateack.nodes.memory.netif import NETIF_RSP_OKAY
 from lateack.nodes.split.gref_mappings import GrefMapping, GrefMappings
 from lateack.nodes.stack.lifetime import Frag, UbufInfo
-from lateack.nodes.stack.skb import SkBuff, alloc_skb, skb_put
+from lateack.nodes.stack.skb import SkBuff, alloc_skb, kfree_skb, skb_put
 from lateack.nodes.strategies.backend import (
     XEN_NETBACK_TX_COPY_LEN,
     BackendKernel,
@@ -142,7 +143,11 @@ class StagingGrantsCopy(GrantCopy):
         for index, (slot, mapping) in enumerate(zip(slots, mappings, strict=True)):
             if not slot.size:
                 continue
-            page, source = kernel.pool.alloc(), mapping.page
+            try:
+                page, source = kernel.pool.alloc(), mapping.page
+            except MemoryExhausted:
+                kfree_skb(skb)
+                raise
             page.memory.write(page.frame, 0, source.memory.window(source.frame, slot.offset, slot.size))
             skb.shinfo.frags.append(Frag(page, 0, slot.size))
             if index:  # the first slot is the linear area, as under grant-copy

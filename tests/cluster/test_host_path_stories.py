@@ -38,7 +38,9 @@ def test_a_story_of_the_host_ends_as_it_says(story: str, backend: str) -> None:
 
 @pytest.mark.parametrize("backend", ["skb-destructor", "no-clone", "shinfo-destructor", "dev-zerocopy"])
 @pytest.mark.parametrize(
-    ("story", "device"), [("nic-paused", "orphaning"), ("stalled-neighbour", "card")], ids=["orphaning", "card"]
+    ("story", "device"),
+    [("nic-paused", "orphaning"), ("frontend-detach", "orphaning"), ("stalled-neighbour", "card")],
+    ids=["orphaning", "detached", "card"],
 )
 def test_whether_a_header_outlives_its_driver_is_for_the_driver_to_say(story: str, device: str, backend: str) -> None:
     """A destructor on the header is right exactly where nobody orphans the packet."""

@@ -16,6 +16,7 @@ from lateack.cluster.topology import (
     machine_names,
 )
 from lateack.nodes.backend import Backend
+from lateack.nodes.block_backend import BlockBackend
 from lateack.nodes.errors import LateackError
 from lateack.nodes.guest import Guest
 from lateack.nodes.network import Network
@@ -120,6 +121,17 @@ def test_memory_that_is_too_small_is_refused() -> None:
     with pytest.raises(LateackError, match="need at least 107"):
         topology(guests=settings, workload={"buffers": 4})
     topology(guests=settings | {"memory_pages": 107}, workload={"buffers": 4})
+
+
+def test_a_small_guest_cannot_use_up_the_memory_of_those_who_keep_its_disk() -> None:
+    """Its ring has room for 352 pages, which may all be one, and a backend that copies copies each."""
+    shape = topology(kind="block", guests={"memory_pages": 90, "rx_buffers": 4})
+    memories = {"guest1": shape.memory("guest1")}
+
+    backend = shape.build("backend", memories=memories, store=None, inputs={}, root=bytes(36))
+
+    assert isinstance(backend, BlockBackend)
+    assert backend.kernel_pages.nr_frames > 32 * 11
 
 
 def test_it_knows_which_machine_waits_for_which_fact() -> None:

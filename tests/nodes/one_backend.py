@@ -10,7 +10,7 @@ from lateack.nodes.node import Audit, Boot, Effect, Received, TimerFired
 from lateack.nodes.rules import FactMatch, Rule, Trigger
 from lateack.nodes.split.xenbus import CONNECTED
 from lateack.nodes.strategies.backend import BackendStrategy, DevZerocopy
-from tests.nodes.hand import GUEST_IP, SERVER_IP, Frontend, facts_of, messages_to, tcp_frame
+from tests.nodes.hand import GUEST_IP, GUEST_MAC, SERVER_IP, Frontend, facts_of, messages_to, tcp_frame
 
 OTHER_MAC = bytes.fromhex("00163e000002")
 PLAIN_BRIDGE = BridgeConfig()
@@ -29,7 +29,7 @@ class Hand:
         self.front = self.fronts["guest1"]
         config = BackendConfig(
             "backend", "network", {"guest1": 1, "guest2": 2}, {GUEST_IP: "guest1", SERVER_IP: "server"}, rules,
-            queue_frames=queue_frames, bridge=bridge,
+            queue_frames=queue_frames, bridge=bridge, macs={"guest1": GUEST_MAC, "guest2": OTHER_MAC},
         )  # fmt: skip
         memories = {name: front.memory for name, front in self.fronts.items()}
         self.backend = Backend(config, memories, strategy)

@@ -44,8 +44,8 @@ def config_of(**settings: object) -> ClientConfig:
     """Return a guest's configuration with some settings changed."""
     given: dict[str, object] = {
         "name": "guest1", "backend": "backend", "address": HostAddress(GUEST_IP, GUEST_MAC), "server": SERVER_IP,
-        "neighbours": {SERVER_IP: SERVER_MAC}, "tcp": TcpParameters(), "rpc": RpcTimeouts.tcp(), "root": b"",
-        "file": "input.bin", "buffers": 1, "write_size": 4096, "rx_target": 8,
+        "neighbours": {SERVER_IP: SERVER_MAC}, "addresses": {}, "tcp": TcpParameters(), "rpc": RpcTimeouts.tcp(),
+        "root": b"", "file": "input.bin", "buffers": 1, "write_size": 4096, "rx_target": 8,
     }  # fmt: skip
     return ClientConfig(**(given | settings))  # type: ignore[arg-type]
 

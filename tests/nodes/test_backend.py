@@ -2,15 +2,25 @@
 
 import pytest
 
+from lateack.nodes.bridge import BridgeConfig
 from lateack.nodes.facts import Counted, FrameDropped, FrameSent, Parked, VifConnected, VifDisabled
 from lateack.nodes.gates import NIC_PLACE
-from lateack.nodes.memory.netif import NETTXF_csum_blank, NETTXF_extra_info, NETTXF_more_data
+from lateack.nodes.memory.netif import NETIF_RSP_OKAY, NETTXF_csum_blank, NETTXF_extra_info, NETTXF_more_data
 from lateack.nodes.memory.ring import REQ_PROD
 from lateack.nodes.messages import Frames, Notify, Xenbus
-from lateack.nodes.node import Audit, Received, Send, TimerFired
+from lateack.nodes.node import Audit, Received, S, Send, TimerFired
 from lateack.nodes.rules import Rule
 from lateack.nodes.split.xenbus import CONNECTED, INIT_WAIT
-from lateack.nodes.strategies.backend import BackendStrategy, DevZerocopy, GrantCopy
+from lateack.nodes.stack.skb import SkBuff
+from lateack.nodes.strategies.backend import (
+    BackendKernel,
+    BackendStrategy,
+    DevZerocopy,
+    GrantCopy,
+    TxSlot,
+    Vif,
+    copy_header,
+)
 from tests.nodes.hand import GUEST_MAC, Frontend, facts_of, messages_to, tcp_frame, udp_frame
 from tests.nodes.one_backend import OTHER_MAC, REFILLED, UNTIL_REFILLED, Hand, segment
 
@@ -233,3 +243,54 @@ def test_its_address_cannot_be_taken() -> None:
     assert facts_of(effects, VifDisabled) == [VifDisabled("guest2", "its address is another guest's")]
     hand.handle(Received("network", Frames((tcp_frame(b"mine", to_server=False),))))
     assert len(hand.front.netfront.interrupt(0)) == 1
+
+
+def test_the_audit_tells_what_the_strategy_has_counted() -> None:
+    """tx_zerocopy_sent is success and fail together once nothing is in flight; a tap makes one a copy, and no error."""
+    hand = Hand(bridge=BridgeConfig(tap=True))
+    plain = Hand()
+    for each in (hand, plain):
+        each.front.send(segment(), [b"payload"])
+        each.kick()
+
+    counts = [{fact.name: fact.amount for fact in facts_of(each.handle(Audit()), Counted)} for each in (hand, plain)]
+
+    names = ("tx_zerocopy_sent", "tx_zerocopy_success", "tx_zerocopy_fail")
+    assert [tuple(count[name] for name in names) for count in counts] == [(1, 0, 1), (1, 1, 0)]
+
+
+class AnswersLater(GrantCopy):
+    """Somebody's own strategy: it copies, and answers a second later, without ever having been told of a release."""
+
+    def __init__(self, kernel: BackendKernel) -> None:
+        super().__init__(kernel)
+        self.waiting: list[tuple[Vif, TxSlot]] = []
+
+    def admit(self, vif: Vif, slots: list[TxSlot]) -> SkBuff | None:
+        """Copy the header alone, and remember whom to answer."""
+        self.waiting += [(vif, slot) for slot in slots]
+        self.kernel.wake_at(S)
+        return copy_header(self.kernel, vif, slots[0], 54)
+
+    def woken(self, now: int) -> None:
+        """Answer everybody."""
+        waiting, self.waiting = self.waiting, []
+        for vif, slot in waiting:
+            vif.respond(slot, NETIF_RSP_OKAY)
+
+
+def test_a_strategy_that_answers_by_the_clock_makes_room_as_well() -> None:
+    """What waits in a full ring is taken when the timer has made room: the guest does not kick for it again."""
+    hand = Hand(strategy=AnswersLater)
+    for number in range(256):
+        hand.front.send(tcp_frame(seq=number))
+    hand.kick()
+    first = len(hand.frames)
+
+    for _ in range(2):
+        hand.handle(TimerFired("strategy"))
+    hand.front.netfront.interrupt(0)
+
+    assert first == 256 - 18
+    assert len(hand.frames) == 256
+    assert len(hand.front.netfront.free_ids) == 256

@@ -262,3 +262,17 @@ def test_nobody_can_take_the_hosts_address() -> None:
     hand.handle(Received("guest1", Xenbus(CONNECTED, hand.front.keys | {"mac": HOST_MAC.hex(":")})))
 
     assert [fact.guest for fact in facts_of(hand.facts, VifDisabled)] == ["guest1"]
+
+
+@pytest.mark.parametrize("config", [BridgeConfig(tap=True), BridgeConfig(inspect_bytes=200), BridgeConfig(expand=True)])
+def test_a_host_without_memory_drops_what_it_would_have_to_copy(config: BridgeConfig) -> None:
+    """A guest's packet that cannot be copied is dropped, its pages go home, and the host goes on."""
+    hand = Hand(bridge=config)
+    pool = hand.backend.pool
+    kept = [pool.alloc() for _ in range(pool.free_count - 1)]  # one is left, for the packet's own head
+
+    send(hand)
+
+    assert unanswered(hand) == 0
+    assert [fact.place for fact in facts_of(hand.facts, FrameDropped)] == ["backend.bridge"]
+    assert hand.left_over() == {"backend pages": len(kept)}

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from lateack.nodes.facts import CopyFinished, Fact, FrameHeld, FrameLost, FramesReleased, GateClosed
 from lateack.nodes.messages import Frames, Noticed
-from lateack.nodes.network import LinkConfig, Network, NetworkConfig
+from lateack.nodes.network import HELD_FRAMES_MAX, LinkConfig, Network, NetworkConfig
 from lateack.nodes.node import BURST_MAX, MS, Audit, Boot, Effect, Received, Send, SetTimer, TimerFired
 from lateack.nodes.rules import FactMatch, FrameMatch, Rule, Trigger
 from tests.nodes.hand import GUEST_IP, GUEST_MAC, SERVER_IP, SERVER_MAC, facts_of, tcp_frame
@@ -239,3 +239,14 @@ def test_a_rule_that_waits_for_another_machine_is_deaf_to_the_rest() -> None:
 def test_the_audit_changes_nothing() -> None:
     """A network has nothing to count."""
     assert Hand().handle(Audit(), 5) == []
+
+
+def test_what_a_rule_holds_is_bounded() -> None:
+    """A frame too many is lost, as on a link, and the rule is named."""
+    hand = Hand(Rule("acks", "hold", frames=TO_SERVER))
+    hand.network.held["acks"] = [b""] * (HELD_FRAMES_MAX - 1)
+
+    hand.send(tcp_frame(seq=1), tcp_frame(seq=2))
+
+    assert [fact.seq for fact in facts_of(hand.facts, FrameHeld)] == [1]
+    assert [(fact.seq, fact.rule) for fact in facts_of(hand.facts, FrameLost)] == [(2, "acks")]

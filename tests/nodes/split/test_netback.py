@@ -11,12 +11,15 @@ from lateack.nodes.memory.netif import (
     NETTXF_extra_info,
     NETTXF_more_data,
 )
+from lateack.nodes.memory.pages import put_page
 from lateack.nodes.memory.ring import REQ_PROD
 from lateack.nodes.messages import Notify
 from lateack.nodes.split.netback import MAX_PENDING_REQS, RX_QUEUE_BYTES_MAX, FatalRequest, Vif
 from lateack.nodes.split.xenbus import GRANT_FRAME
 from lateack.nodes.stack.skb_copy import skb_clone
+from lateack.nodes.strategies import BACKEND_STRATEGIES
 from lateack.nodes.strategies.backend import BackendStrategy, DevZerocopy, GrantCopy
+from lateack.nodes.strategies.early import EarlyResponse
 from tests.nodes.hand import Frontend, Pair, facts_of, messages_to, tcp_frame
 
 STRATEGIES = [DevZerocopy, GrantCopy]
@@ -400,3 +403,30 @@ def test_the_observer_survives_a_lying_ring() -> None:
 
     assert [len(shown) for shown, _ in first] == [0, 0]
     assert second == []
+
+
+@pytest.mark.parametrize("strategy", [kind for kind in BACKEND_STRATEGIES.values() if kind is not EarlyResponse])
+@pytest.mark.parametrize("spare", [0, 1, 2])
+def test_a_host_without_memory_loses_the_packet_and_nothing_else(strategy: type[BackendStrategy], spare: int) -> None:
+    """No page for the head, or none for a fragment's copy: every slot is answered, and the next packet passes."""
+    pair = Pair(strategy)
+    pool = pair.kernel.pool
+    kept = [pool.alloc() for _ in range(pool.free_count - spare)]
+    pair.front.send(tcp_frame()[:54], [b"a" * 1000, b"b" * 1000])
+    pair.finish(*pair.take())
+    dropped = len(facts_of(pair.effects, FrameDropped))
+    pair.netfront.interrupt(0)
+    for page in kept:
+        put_page(page)
+    pair.front.send(tcp_frame()[:54], [b"a" * 1000, b"b" * 1000])
+
+    (skb,) = pair.take()
+    pair.finish(skb)
+
+    assert dropped == (spare == 0 or issubclass(strategy, GrantCopy))
+    assert not pair.vif.disabled
+    assert pair.vif.outstanding == 0
+    assert pair.kernel.slab.outstanding == 0
+    assert pool.outstanding == len(pair.kernel.slab.pages)
+    pair.strategy.forget(pair.vif)
+    assert sum(pair.kernel.hypervisor.pins().values()) == 2  # the rings

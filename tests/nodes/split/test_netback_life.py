@@ -24,6 +24,7 @@ from lateack.nodes.rules import FactMatch, Rule, Trigger
 from lateack.nodes.split.netback_life import NETBACK_PLACE
 from lateack.nodes.split.xenbus import CLOSED, CLOSING, CONNECTED, INIT_WAIT, INITIALISING, NO_SESSION
 from lateack.nodes.strategies.backend import BackendStrategy, DevZerocopy, GrantCopy
+from lateack.nodes.strategies.staging import StagingGrants
 from tests.nodes import one_backend
 from tests.nodes.hand import facts_of, messages_to
 from tests.nodes.one_backend import REFILLED, UNTIL_REFILLED, segment
@@ -111,6 +112,31 @@ def test_a_liar_is_shut_for_good() -> None:
     assert [fact.guest for fact in facts_of(hand.facts, VifDisabled)] == ["guest1"]
     assert answers == [[CLOSING], [CLOSED], [], []]
     assert hand.left_over() == {}
+
+
+def test_who_takes_a_neighbours_address_is_shut_and_the_neighbour_is_not() -> None:
+    """A liar that connects first, under the other's address, gets nothing and keeps nothing mapped."""
+    hand = one_backend.Hand(strategy=StagingGrants, connect=False)
+    neighbour = hand.fronts["guest2"]
+
+    lied = tell(hand, CONNECTED, hand.front.keys | {"mac": neighbour.keys["mac"]})
+    pins = hand.backend.hypervisor.pins()
+    hand.handle(Received("guest2", Xenbus(CONNECTED, neighbour.keys)))
+
+    assert lied == [] and pins == {}
+    assert [fact.guest for fact in facts_of(hand.facts, VifDisabled)] == ["guest1"]
+    assert [fact.guest for fact in facts_of(hand.facts, VifConnected)] == ["guest2"]
+
+
+def test_a_control_ring_that_is_none_leaves_nothing_mapped() -> None:
+    """The other two rings were mapped by then; the interface is shut, and they are unmapped again."""
+    hand = one_backend.Hand(strategy=StagingGrants, connect=False)
+
+    answers = tell(hand, CONNECTED, hand.front.keys | {"ctrl-ring-ref": 400})
+
+    assert answers == []
+    assert [fact.reason for fact in facts_of(hand.facts, VifDisabled)] == ["the control ring cannot be mapped"]
+    assert hand.backend.hypervisor.pins() == {}
 
 
 def test_netback_dies_with_a_packet_below_it() -> None:

@@ -107,6 +107,26 @@ def test_a_guest_that_takes_nothing_for_a_minute_loses_its_carrier() -> None:
     assert len(hand.front.netfront.interrupt(0)) == 2
 
 
+def test_what_a_guest_took_with_its_carrier_off_can_grow_old_no_more() -> None:
+    """The buffers that bring the carrier back take what waits, too: nothing of it is left for the timer to drop."""
+    hand = Hand()
+    arrive(hand, BUFFERS + 1)
+    hand.front.netfront.withhold()
+    hand.front.netfront.interrupt(0)
+    wake(hand, "rx.guest1", RX_DRAIN_TIMEOUT)
+    hand.now = RX_STALL_TIMEOUT - 1
+    arrive(hand, 1)
+    wake(hand, "rx.guest1", RX_STALL_TIMEOUT)
+    dropped = len(facts_of(hand.facts, PacketsDropped))
+
+    hand.front.netfront.offer_again()
+    hand.handle(Received("guest1", Notify(1)))
+    wake(hand, "rx.guest1", RX_STALL_TIMEOUT + RX_DRAIN_TIMEOUT)
+
+    assert len(facts_of(hand.facts, CarrierLost)) == 1
+    assert len(facts_of(hand.facts, PacketsDropped)) == dropped
+
+
 def test_the_bytes_are_those_of_the_moment_at_which_they_are_copied() -> None:
     """A neighbour's packet is references until a buffer is there; its sender may have had other ideas by then."""
     hand = Hand()

@@ -2,7 +2,7 @@
 
 from lateack.nodes.facts import CopyFailed, VbdDisabled, VbdDisconnected, WriteCompleted, WriteIssued
 from lateack.nodes.messages import Xenbus
-from lateack.nodes.node import Received
+from lateack.nodes.node import Received, TimerFired
 from lateack.nodes.split.xenbus import CLOSING, INITIALISED
 from lateack.nodes.storage.rpc_client import RpcTimeouts
 from lateack.nodes.strategies.guest import FragDestructors
@@ -79,3 +79,17 @@ def test_a_frontend_connects_once() -> None:
     assert block.of(VbdDisabled) == []
     assert ring is not None
     assert block.file("guest1") == pattern(8192)
+
+
+def test_nobody_waits_for_the_calls_of_a_lost_image() -> None:
+    """The image is lost while its file is being made: the guest is told, and the call is forgotten."""
+    block = Block({"guest1": pattern(4096)}, transport="udp")
+    block.passes = lambda target: False
+    block.boot()
+
+    block.backend.disks["guest1"].vbd.image.fail("the connection to the server was lost")
+    block.handle("backend", TimerFired("rpc"))
+    block.release()
+
+    assert len(block.of(VbdDisconnected)) == 1
+    assert block.left_over() == []

@@ -203,6 +203,8 @@ def test_a_rule_may_close_the_queue_behind_a_packet_that_leaves() -> None:
     """The queue is drained as long as its gate is open, packet by packet; the rest keeps its place."""
 
     class Rule(NicWatcher):
+        nic_watched = True
+
         def frame_left(self, headers: bytes, more: int) -> None:
             """Close the queue."""
             way.egress.closed = True

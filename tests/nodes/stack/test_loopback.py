@@ -6,7 +6,8 @@ from lateack.nodes.node import Effect, SetTimer
 from lateack.nodes.stack.host import HostAddress, IpStack
 from lateack.nodes.stack.lifetime import Frag
 from lateack.nodes.stack.loopback import SOFTIRQ, LoopbackDevice
-from lateack.nodes.stack.tcp import ESTABLISHED, TcpParameters, TcpSocket
+from lateack.nodes.stack.skb import kfree_skb
+from lateack.nodes.stack.tcp import CLOSED, ESTABLISHED, TcpParameters, TcpSocket
 from lateack.nodes.stack.tcp_output import tcp_retransmit_skb, tcp_sendmsg
 from tests.nodes.stack.fakes import GUEST, GUEST_MAC, PORT
 
@@ -99,3 +100,24 @@ def test_a_late_reader_of_a_repeated_segment_finds_it_once() -> None:
     assert frag.page.refs == 2
     assert bed.server.take_received() == [b"x" * 100]
     assert frag.page.refs == 1
+
+
+def test_what_no_socket_keeps_is_let_go() -> None:
+    """Data for a connection that is gone, and data that came too early for one that dies: no page stays behind."""
+    bed = Bed()
+    bed.device.closed = True
+    early, late = bed.send(bed.client, b"x" * 100), b"y" * 100
+    lost = bed.device.backlog.pop()
+    frag = bed.send(bed.client, late)
+    bed.settle()
+    waiting = (frag.page.refs, [len(piece) for _, piece in bed.server.out_of_order])
+
+    bed.server.purge()
+    bed.server.state = CLOSED
+    tcp_retransmit_skb(bed.client, 0, 1, 0)
+    bed.settle()
+    kfree_skb(lost)
+
+    assert waiting == (2, [100])
+    assert (early.page.refs, frag.page.refs) == (1, 1)
+    assert bed.stack.slab.outstanding == 0

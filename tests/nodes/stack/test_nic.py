@@ -82,6 +82,7 @@ def test_a_watcher_may_close_the_gate_in_the_middle_of_the_queue() -> None:
     """A rule that acts on the first packet keeps the second back, in its place."""
 
     class Rule(NicWatcher):
+        nic_watched = True
         seen: int = 0
 
         def frame_left(self, headers: bytes, more: int) -> None:

@@ -1,12 +1,12 @@
 """Readers: what they keep is the packet, and what they read is what its pages hold then."""
 
-from lateack.nodes.facts import AccessFault, PacketRead, Parked
+from lateack.nodes.facts import AccessFault, FrameDropped, PacketRead, Parked
 from lateack.nodes.memory.pages import Page
 from lateack.nodes.node import Effect
 from lateack.nodes.stack.lifetime import Frag, UbufInfo, unmap_page
 from lateack.nodes.stack.packets import digest_of, parse
-from lateack.nodes.stack.readers import Reader, orphan_frags_rx, place_of, read_frame
-from lateack.nodes.stack.skb import SkBuff, add_frag, alloc_skb, skb_put
+from lateack.nodes.stack.readers import QUEUE_PACKETS_MAX, Reader, orphan_frags_rx, place_of, read_frame
+from lateack.nodes.stack.skb import SkBuff, add_frag, alloc_skb, skb_get, skb_put
 from tests.nodes.hand import Kernel, facts_of, tcp_frame, udp_frame
 from tests.nodes.stack.owner import Owner
 
@@ -114,3 +114,20 @@ def test_only_owners_who_are_told_by_a_callback_are_copied_out() -> None:
 def test_datagrams_are_known_by_their_identification() -> None:
     """Where TCP has a sequence number a datagram has the number of its IPv4 packet."""
     assert place_of(udp_frame(b"x", ident=300)) == (FLOW, 300, 42)
+
+
+def test_a_reader_that_is_far_behind_is_shown_no_more() -> None:
+    """Its queue is bounded, as a device's is: what comes then is let go of."""
+    kernel = Kernel()
+    effects: list[Effect] = []
+    reader = Reader("backend.tap", effects)
+    reader.on()
+    skb, page = packet(kernel, b"again")
+    for _ in range(QUEUE_PACKETS_MAX):
+        reader.take(skb_get(skb))
+
+    reader.take(skb)
+
+    assert reader.waiting() == skb.users == QUEUE_PACKETS_MAX
+    assert [fact.place for fact in facts_of(effects, FrameDropped)] == ["backend.tap"]
+    assert page.refs == 1

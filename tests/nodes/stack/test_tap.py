@@ -1,6 +1,6 @@
 """A packet socket on a device: what it is shown, what it copies, and when it reads."""
 
-from lateack.nodes.facts import PacketRead, Parked
+from lateack.nodes.facts import FrameDropped, PacketRead, Parked
 from lateack.nodes.memory.pages import HeadSlab, Memory, PagePool
 from lateack.nodes.node import Effect
 from lateack.nodes.stack.lifetime import Frag, UbufInfo
@@ -92,3 +92,29 @@ def test_pages_whose_owner_would_be_told_are_copied_for_the_tap() -> None:
     assert bench.read() == [(digest_of(SENT),)]
     assert bench.tap.copied_bytes == len(SENT)
     assert bench.device.skbs[0].users == 0
+
+
+def test_a_clone_that_is_a_copy_is_charged() -> None:
+    """A packet that must not be cloned is copied for the listener, and so are pages of an owner who counts nobody."""
+    flagged, owned = Bench(), Bench()
+    flagged.skb.no_clone = True
+    owned.skb.shinfo.ubuf = UbufInfo(Owner(), "loan")
+
+    for bench in (flagged, owned):
+        bench.tap.xmit(bench.skb, 0)
+
+    assert [bench.tap.copied_bytes for bench in (flagged, owned)] == [len(SENT)] * 2
+
+
+def test_without_memory_nothing_is_shown() -> None:
+    """The packet goes its way all the same (dev_queue_xmit_nit)."""
+    bench = Bench()
+    bench.skb.no_clone = True
+    for _ in range(bench.pool.free_count):
+        bench.pool.alloc()
+
+    bench.tap.xmit(bench.skb, 0)
+
+    assert bench.device.skbs == [bench.skb]
+    assert bench.tap.reader.waiting() == 0
+    assert [fact.place for fact in facts_of(bench.effects, FrameDropped)] == ["guest1.tap"]

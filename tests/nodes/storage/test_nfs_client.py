@@ -95,6 +95,20 @@ def test_an_aborted_call_is_forgotten_and_the_copy_goes_on() -> None:
     assert hand.left_over() == []
 
 
+def test_a_write_is_also_given_up_while_it_waits_for_its_commit() -> None:
+    """What is aborted is the write, whichever of its calls has timed out: its COMMIT has an xid of its own."""
+    hand = Hand(pattern(4096), rpc=RpcTimeouts.tcp(timeo=50 * MS), abort=True, stable=nfs.UNSTABLE)
+    hand.passes = lambda target, frame: target == "server" or nfs.COMMIT not in procedures(hand)
+    hand.boot()
+
+    hand.fire()
+    hand.release()
+
+    assert [fact.xid for fact in hand.of(CallAborted)] == [fact.xid for fact in hand.of(WriteIssued)]
+    assert len(hand.of(CopyFinished)) == 1
+    assert hand.left_over() == []
+
+
 def test_an_abort_waits_where_the_strategy_does() -> None:
     """The fragments of an aborted call are still below: the buffer comes back when they are gone."""
     hand = Hand(strategy=FragDestructors, rpc=RpcTimeouts.tcp(timeo=50 * MS), abort=True)
@@ -211,3 +225,8 @@ def test_a_server_that_closes_first_has_ended_the_copy() -> None:
     assert [fact.reason for fact in hand.of(CopyFailed)] == ["the server closed the connection"]
     assert sk.state == LAST_ACK
     assert hand.of(CopyFinished) == []
+
+
+def procedures(hand: Hand) -> list[int]:
+    """Return the procedures that were called, in order."""
+    return [fact.proc for fact in hand.of(CallTransmitted)]

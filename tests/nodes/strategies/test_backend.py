@@ -233,3 +233,14 @@ def test_the_door_must_be_given_an_admission() -> None:
 
     with pytest.raises(NotImplementedError):
         pair.strategy.admit(pair.vif, [])
+
+
+@pytest.mark.parametrize("strategy", BACKEND_STRATEGIES.values())
+def test_the_stack_is_told_that_a_guest_may_rewrite_its_pages(strategy: type[BackendStrategy]) -> None:
+    """Whoever maps says so (SKBFL_SHARED_FRAG); copies are the host's own, and nobody else can touch them."""
+    pair = Pair(strategy)
+
+    skb = pair.strategy.admit(pair.vif, pair.slots([pair.front.grant(HEAD), pair.front.grant(BODY)], [54, 1000]))
+
+    assert skb is not None
+    assert skb.shinfo.shared_frag == (not issubclass(strategy, GrantCopy))
