@@ -40,9 +40,11 @@ BACKEND_PAGES = 16
 BACKEND_PAGES_PER_GUEST = 512
 """Frames of the backend: every one of a guest's 256 pending requests may be a copied page, or another time a header."""
 
-SERVER_PAGES = 64
+SERVER_PAGES = 8
 SERVER_PAGES_PER_GUEST = 4
-"""Frames of the server: its replies lie in cells of an eighth of a frame until they are acknowledged, some twice."""
+SERVER_PAGES_TO_REPEAT = 56
+"""Frames of the server: its replies lie in cells of an eighth of a frame until they are acknowledged, some twice, and
+many times where calls are repeated sooner than replies are acknowledged."""
 
 
 class Addresses(Record):
@@ -290,5 +292,11 @@ class Orders:
             drc_entries=server.drc_entries,
             drc_expiry=server.drc_expiry_s * S,
             audit_chunk=self.scenario.workload.write_size,
-            pages=SERVER_PAGES + (SERVER_PAGES_PER_GUEST + self.scenario.workload.buffers) * len(self.guests),
+            pages=self._server_pages(),
         )
+
+    def _server_pages(self) -> int:
+        scenario = self.scenario
+        pages = SERVER_PAGES + (SERVER_PAGES_PER_GUEST + scenario.workload.buffers) * len(self.guests)
+        repeats = scenario.rpc.timeo_ms is not None or scenario.workload.transport == "udp"
+        return pages + SERVER_PAGES_TO_REPEAT if repeats else pages

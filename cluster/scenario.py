@@ -7,6 +7,7 @@ and holds for as many runs as you like. `dump` writes it back, complete: the tex
 """
 
 import copy
+import functools
 import stat
 from collections.abc import Iterable, Mapping
 from importlib import resources
@@ -29,6 +30,11 @@ from lateack.cluster.mistakes import (
     nearest,
 )
 from lateack.cluster.schema import Scenario
+
+try:  # the same text at five times the speed, where PyYAML was built with libyaml
+    from yaml import CSafeDumper as SafeDumper
+except ImportError:
+    from yaml import SafeDumper  # type: ignore[assignment]
 
 __all__ = [
     "Scenario", "ScenarioError", "load", "load_story", "load_file", "list_stories", "apply_overrides", "from_raw",
@@ -56,7 +62,8 @@ def load_story(name: str, overrides: Iterable[str] = (), options: Mapping[str, o
         close = nearest(name, stories)
         raise ScenarioError(f"there is no story '{name}'; the nearest is '{close}', and a file's name ends in .yaml.")
     text = (STORIES / f"{name}.yaml").read_text(encoding="utf-8")
-    return from_raw(*_parse(text, f"{name}.yaml"), overrides, options)
+    raw, root = _parse_story(text, f"{name}.yaml")
+    return from_raw(raw, Source(f"{name}.yaml", root), overrides, options)
 
 
 def load_file(
@@ -131,15 +138,22 @@ def dump(scenario: Scenario) -> str:
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 
-class _Dumper(yaml.SafeDumper):
+class _Dumper(SafeDumper):
     """YAML with prose in literal blocks."""
 
 
-def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+def _text(dumper: SafeDumper, text: str) -> yaml.ScalarNode:
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
 
 
 _Dumper.add_representer(str, _text)
+
+
+@functools.cache
+def _parse_story(text: str, name: str) -> tuple[dict[str, Any], yaml.Node | None]:
+    """Parse a story that ships with the package, once in a process: the matrix asks for each many times."""
+    raw, source = _parse(text, name)
+    return raw, source.root
 
 
 def _parse(text: str, name: str) -> tuple[dict[str, Any], Source]:
@@ -189,11 +203,21 @@ def _place_of(raw: dict[str, Any], key: str, text: str) -> Path:
             raise ScenarioError(f"--set {text}: {dotted(path)} is a list of {len(here)}: name a position from 0.")
         valid = _steps_from(path, here, last=len(path) == key.count("."))
         if valid is not None and name not in valid:
-            hint = f"the nearest is '{dotted([*path, nearest(name, valid)])}'" if valid else "it has no keys of its own"
-            raise ScenarioError(f"--set {text}: unknown key '{dotted([*path, name])}'; {hint}.")
+            raise ScenarioError(f"--set {text}: unknown key '{dotted([*path, name])}'; {_hint(path, name, valid)}.")
         path += (step,)
         here = here[step] if has_step(here, step) else None
     return path
+
+
+def _hint(path: Path, name: str, valid: list[str]) -> str:
+    """Say which key is the nearest, or how to give what is not there yet."""
+    whole = get_origin(field_at(path)[0])
+    if not valid and whole is tuple:
+        return f"it is given whole, {dotted(path)}=[...]"
+    if not valid:
+        return f"{dotted(path)} has no keys of its own"
+    new = f", and a new one is given whole, {dotted([*path, name])}={{...}}" if whole is dict else ""
+    return f"the nearest is '{dotted([*path, nearest(name, valid)])}'{new}"
 
 
 def _steps_from(path: Path, here: object, *, last: bool) -> list[str] | None:

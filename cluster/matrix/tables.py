@@ -40,11 +40,11 @@ TERMS: dict[str, tuple[Harm, ...]] = {
     "corrupt": ("corrupt-at-rest", "stale-on-wire"),
     "mixed": ("corrupt-at-rest", "stale-on-wire"),
     "fault": ("fault",),
-    "broken": ("fault",),
+    "broken": ("fault", "stall"),
     "leak": ("leak",),
     "info": ("disclosure",),
 }
-"""The harms that a word stands for: what corrupts a file was on the wire before; a frontend that breaks is a fault."""
+"""The harms that a word stands for: what corrupts a file was on the wire before; a broken frontend ends the copy."""
 
 FOLLOWS: dict[str, set[str]] = {"fault": {"leak", "stall"}, "leak": {"stall"}}
 """What may come of a harm and is no news beside it.
