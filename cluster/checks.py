@@ -106,7 +106,8 @@ def _kind(scenario: Scenario) -> Iterator[Problem]:
         for section, key in keys if scenario.kind not in kinds else ():
             part: BaseModel = getattr(scenario, section)
             if getattr(part, key) != type(part).model_fields[key].default:
-                yield (section, key), f"means nothing where kind is {scenario.kind}, only where it is {' or '.join(kinds)}"
+                others = " or ".join((", ".join(kinds[:-1]), kinds[-1])) if kinds[1:] else kinds[0]
+                yield (section, key), f"means nothing where kind is {scenario.kind}, only where it is {others}"
 
 
 def _datagrams(scenario: Scenario) -> Iterator[Problem]:

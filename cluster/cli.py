@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from lateack.cluster import plugins
-from lateack.cluster.folders import OUT
+from lateack.cluster.folders import OUT, check_out
 from lateack.cluster.matrix.tables import Side
 from lateack.cluster.scenario import Scenario, load
 from lateack.nodes.errors import LateackError
@@ -161,12 +161,16 @@ def matrix(
     from lateack.cluster.matrix.display import print_matrix
     from lateack.cluster.matrix.plan import Wanted, plan
 
+    if out is not None:
+        check_out(out)
+    if json_file is not None and str(json_file) != "-":
+        _write(json_file, "", mode="a")
     planned = plan(Wanted(tuple(each.value for each in side or ()), guest, backend, seed))
     for sentence in planned.skipped:
         print(f"lateack: {sentence}", file=sys.stderr)
     cells = fill(planned.jobs, world.value, processes=jobs, address=address, out=out)
     if json_file is not None:
-        _write_json([cell.to_json() for cell in cells], json_file)
+        _write(json_file, json.dumps([cell.to_json() for cell in cells], indent=1) + "\n")
     if json_file is None or str(json_file) != "-":
         print_matrix(show.console(), cells)
     return exit_code(cells)
@@ -240,16 +244,21 @@ def _invoke(argv: list[str]) -> int:
 
 
 def _usage(error: BaseException) -> str:
-    message = str(getattr(error, "format_message", error.__str__)()).rstrip(".")
+    message = str(getattr(error, "format_message", error.__str__)()).rstrip(".").replace("Value error, ", "")
     context = getattr(error, "ctx", None)
     command = context.command_path if context else "lateack"
-    return f"{message}; '{command} --help' shows what there is."
+    return f"{message}{'' if message.endswith('?') else ';'} '{command} --help' shows what there is."
 
 
 def _scenario(story: str, overrides: list[str] | None, **options: object) -> Scenario:
     """Read the scenario that the options describe, and see that its strategies can be had."""
     keys = {"guest": "strategies.guest", "backend": "strategies.backend", "input": "workload.input", "seed": "seed"}
     scenario = load(story, overrides or (), {keys[name]: value for name, value in options.items()})
+    if options.get("backend") is not None and scenario.kind != "split":
+        raise UsageMistake(
+            f"--backend names a strategy of netback, and there is none in {scenario.story}, of kind {scenario.kind}: "
+            "leave it out, or name a strategy with --guest."
+        )
     plugins.guest_strategy(scenario.strategies.guest)
     plugins.backend_strategy(scenario.strategies.backend)
     return scenario
@@ -286,13 +295,14 @@ def _worst(results: Sequence["Result"]) -> int:
     return next(status for status in (1, 2, 0) if status in statuses)
 
 
-def _write_json(cells: list[dict[str, object]], file: Path) -> None:
-    text = json.dumps(cells, indent=1) + "\n"
+def _write(file: Path, text: str, mode: str = "w") -> None:
+    """Write a text into a file, or to stdout where that is named -."""
     if str(file) == "-":
         sys.stdout.write(text)
         return
     try:
-        file.write_text(text, encoding="utf-8")
+        with file.open(mode, encoding="utf-8") as opened:
+            opened.write(text)
     except OSError as error:
         raise UsageMistake(f"cannot write {file}: {error.strerror}; name another file with --json") from error
 

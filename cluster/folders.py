@@ -14,6 +14,14 @@ class FolderError(LateackError):
     """The place for run folders cannot be written."""
 
 
+def check_out(out: Path) -> None:
+    """Make the folder for run folders before anything runs; raises FolderError where that is not possible."""
+    try:
+        out.mkdir(exist_ok=True)
+    except OSError as error:
+        raise FolderError(f"cannot make the folder {out}: {error.strerror}; name another with --out.") from error
+
+
 def new_run_folder(out: Path, scenario: Scenario) -> Path:
     """Make and return `<out>/<story>-<guest>-<backend>-<seed>`, with a number appended if it is there already.
 

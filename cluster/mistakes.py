@@ -162,8 +162,9 @@ def wanted(annotation: Any, metadata: Sequence[Any]) -> str:
 
 def _bounds(metadata: Sequence[Any]) -> str:
     low = next((bound.ge for bound in metadata if isinstance(bound, Ge)), None)
-    below = next((bound.lt for bound in metadata if isinstance(bound, Lt)), None)
-    high = next((bound.le for bound in metadata if isinstance(bound, Le)), below and below - 1)
+    highs: list[Any] = [bound.lt for bound in metadata if isinstance(bound, Lt)]
+    highs = [below - 1 for below in highs] + [bound.le for bound in metadata if isinstance(bound, Le)]
+    high = highs[0] if highs else None
     multiple = next((bound.multiple_of for bound in metadata if isinstance(bound, MultipleOf)), None)
     text = f" that is a multiple of {multiple}," if multiple else ""
     if high is not None:

@@ -1,20 +1,25 @@
 """The decisive moments of a run, told in plain sentences to somebody who sees it for the first time.
 
-Everything is read from the trace. `narrative_case` finds the one write and the one frame that a run is told around,
-and `narrative_reading` shows the bytes of that frame; all that leads there and comes of it is told here.
+Everything is read from the trace. `narrative_case` finds the one write and the one packet that a run is told around;
+here its way is told from the application to the end. The other files tell a part each: `narrative_owner` when the pages
+are given back and used again, `narrative_reading` what was read, with the bytes, `narrative_drivers` who came and went,
+and `narrative_datagrams` what guests sent besides.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from lateack.cluster import oracles
-from lateack.cluster.narrative_case import Case, Moment, case_of, moment_at, refilled
+from lateack.cluster.narrative_case import Case, Moment, called_again, case_of, moment_at, owner_of, waits_of
+from lateack.cluster.narrative_datagrams import datagrams
+from lateack.cluster.narrative_drivers import drivers
+from lateack.cluster.narrative_owner import completion, frames_text, refill, rewritten
 from lateack.cluster.narrative_reading import BYTES_SHOWN, dump, kept_bytes, reading
-from lateack.cluster.trace import Trace, milliseconds, ranges_text
-from lateack.cluster.wire_oracle import SEQUENCES, Harm, Seen, covering
+from lateack.cluster.trace import Trace, milliseconds
+from lateack.cluster.wire_oracle import SEQUENCES, Harm
 from lateack.nodes import facts
 from lateack.nodes.facts import FrameSent, SegmentTransmitted
 
-MOMENTS_MAX = 10
+MOMENTS_MAX = 12
 WRITE = 7  # NFSPROC3_WRITE (RFC 1813, section 3.3.7)
 OUTCOMES = {
     "replied": "answered it from its duplicate request cache, without executing it",
@@ -24,15 +29,19 @@ OUTCOMES = {
 
 
 def moments(trace: Trace) -> list[Moment]:
-    """Return at most ten moments of a run, in the order of the trace; of a run that wrote nothing only its harms."""
+    """Return at most twelve moments of a run, in the order of the trace; of a run that wrote nothing only its harms."""
     case = case_of(trace)
-    told = _found(trace)
-    if case is not None:
+    sent = datagrams(trace)
+    if case is None:
+        told = [*sent, *_found(trace)]
+    elif sent and not (case.stale or case.touched):
+        told = [*sent, *_ending(case)]
+    else:
         told = [moment for teller in TELLERS for moment in teller(case)]
-    return sorted(told[:MOMENTS_MAX], key=lambda moment: moment.entry)
+    return sorted(dict.fromkeys(told[:MOMENTS_MAX]), key=lambda moment: moment.entry)
 
 
-# --- the guest --------------------------------------------------------------------------------------------------------
+# --- the way down -----------------------------------------------------------------------------------------------------
 
 
 def _departure(case: Case) -> list[Moment]:
@@ -40,14 +49,20 @@ def _departure(case: Case) -> list[Moment]:
     trace, fact, detail = case.trace, case.write.fact, []
     sends = trace.placed(SegmentTransmitted, case.write.issued)
     first = next((place for place, _, node, _ in sends if node == case.write.node), -1)
-    segment = trace[first if _called_again(case) else case.sent][3] if first >= 0 else None
+    segment = trace[first if called_again(case) else case.sent][3] if first >= 0 else None
     if isinstance(segment, SegmentTransmitted):
         detail.append(f"sent as sequence {segment.seq} of {segment.flow}")
         data = _write_data(kept_bytes(trace, segment.flow, segment.seq), fact.count)
         if data:
             detail.append(f"its data begin {dump(data[:BYTES_SHOWN])}")
-    what = f"{fact.count} bytes at offset {fact.offset} of {fact.file}"
-    sentence = f"The application wrote {what} from {_frames_text(fact.frames)}: WRITE, xid {fact.xid:#010x}."
+    owner = owner_of(case)
+    place, pages = f"at offset {fact.offset} of {fact.file}", frames_text(fact.frames)
+    sentence = f"The application wrote {fact.count} bytes {place} from {pages}: WRITE, xid {fact.xid:#010x}."
+    if owner != case.write.node:
+        sentence = (
+            f"For the disk of {owner}, the backend wrote {fact.count} bytes {place} from the guest's {pages}: WRITE, "
+        )
+        sentence += f"xid {fact.xid:#010x}."
     return [moment_at(trace, case.write.issued, sentence, *detail)]
 
 
@@ -61,41 +76,44 @@ def _write_data(call: bytes, count: int) -> bytes:
     return call[max(starts) + 12 :] if max(starts) >= 0 else b""
 
 
-def _frames_text(frames: tuple[int, ...]) -> str:
-    return f"{'frame' if len(frames) == 1 else 'frames'} {ranges_text(frames)}"
-
-
 def _again(case: Case) -> list[Moment]:
-    """The same bytes are queued again, by TCP or by RPC, and wait."""
-    trace, packet = case.trace, case.packet
+    """The same bytes are queued again, by TCP or by RPC, and wait; or a packet waits that was not sent before."""
+    trace, packet, calls = case.trace, case.packet, _call_again(case)
     if packet is None:
-        return _call_again(case)
-    waits = [place for place in covering(trace, facts.Parked, packet, 0) if case.sent < place < case.frame]
-    repeated = isinstance(packet, FrameSent) and packet.again
-    told = (_segment_again(case, packet) if repeated else []) or _call_again(case)
+        return calls
+    repeated = calls if calls and calls[0].entry < case.sent else []
+    if not isinstance(packet, facts.PacketRead) and packet.again:
+        repeated = _segment_again(case) or repeated
+    waits = waits_of(case)
     if not waits:
-        return told
+        return repeated or calls
+    parked = trace[waits[-1]][3]
+    assert isinstance(parked, facts.Parked)
     wait = milliseconds(trace[case.frame][0] - trace[waits[-1]][0])
-    gate = f"parked behind the gate at {packet.place}, for {wait} ms"
-    if not told:
-        return [moment_at(trace, waits[0], f"The packet was {gate}.")]
-    return [told[0]._replace(detail=(f"the packet was {gate}", *told[0].detail))]
+    gate = f"parked behind the gate at {parked.place}, for {wait} ms"
+    if not repeated:
+        return [moment_at(trace, waits[-1], f"The packet was {gate}."), *calls]
+    timed_out = trace[repeated[0].entry][3]
+    if isinstance(timed_out, facts.RetransmitTimedOut | facts.FastRetransmitted) and timed_out.seq != packet.seq:
+        return [repeated[0], moment_at(trace, waits[-1], f"A packet with more of the write was {gate}.")]
+    return [repeated[0]._replace(detail=(f"the packet was {gate}", *repeated[0].detail))]
 
 
-def _segment_again(case: Case, packet: Seen) -> list[Moment]:
+def _segment_again(case: Case) -> list[Moment]:
     """The transport repeats a segment, after a timeout or three duplicate acknowledgements."""
-    reasons = [
-        (place, f"No acknowledgement came within {milliseconds(fact.rto)} ms, the retransmission timeout")
-        for place, _, _, fact in case.trace.placed(facts.RetransmitTimedOut, case.sent)
-        if fact.flow == packet.flow and place < case.frame
-    ]
-    reasons += [
-        (place, "Three duplicate acknowledgements came")
-        for place, _, _, fact in case.trace.placed(facts.FastRetransmitted, case.sent)
-        if fact.flow == packet.flow and place < case.frame
-    ]
+    packet, sent = case.packet, case.sent
+    late = (
+        (place, fact.flow, f"No acknowledgement came within {milliseconds(fact.rto)} ms, the retransmission timeout")
+        for place, _, _, fact in case.trace.placed(facts.RetransmitTimedOut, sent)
+    )
+    fast = (
+        (place, fact.flow, "Three duplicate acknowledgements came")
+        for place, _, _, fact in case.trace.placed(facts.FastRetransmitted, sent)
+    )
+    reasons = [each for each in (*late, *fast) if packet and each[1] == packet.flow and each[0] < case.frame]
     return [
-        moment_at(case.trace, place, f"{why}: TCP queued the same bytes again.") for place, why in sorted(reasons)[:1]
+        moment_at(case.trace, place, f"{why}: TCP queued the same bytes again.")
+        for place, _, why in sorted(reasons)[:1]
     ]
 
 
@@ -106,66 +124,11 @@ def _call_again(case: Case) -> list[Moment]:
     late = any((node, fact.xid) == key for _, _, node, fact in trace.placed(facts.CallTimedOut))
     why = "No reply came in time" if late else "The connection was lost"
     told = []
-    for place in _called_again(case)[:1]:
+    for place in called_again(case)[:1]:
         waited = milliseconds(trace[place][0] - trace[write.issued][0])
         sentence = f"{why}: RPC sent the call again after {waited} ms, under its old xid."
         told.append(moment_at(trace, place, sentence, "to the transport its bytes are new ones"))
     return told
-
-
-def _called_again(case: Case) -> list[int]:
-    """Return where RPC sent the write's call again, up to the packet that decided."""
-    key, end = (case.write.node, case.write.fact.xid), case.frame if case.frame >= 0 else len(case.trace)
-    calls = case.trace.placed(facts.CallTransmitted, case.write.issued)
-    return [
-        place for place, _, node, call in calls if (node, call.xid) == key and call.transmission > 1 and place < end
-    ]
-
-
-def _completion(case: Case) -> list[Moment]:
-    """The reply comes; the application gets its buffer back, at once or when the stack is done with it."""
-    trace, (issued, done, node, write) = case.trace, case.write
-    deferrals = trace.placed(facts.CompletionDeferred, issued)
-    deferred = next((place for place, _, who, fact in deferrals if (who, fact.xid) == (node, write.xid)), -1)
-    told = []
-    if deferred >= 0:
-        sentence = "The reply came, but the completion was deferred: the stack still used the pages of the write."
-        told.append(moment_at(trace, deferred, sentence, *_released(case, deferred)))
-    if done > issued and deferred >= 0:
-        waited = milliseconds(trace[done][0] - trace[deferred][0])
-        sentence = (
-            f"The last user of the pages let go, {waited} ms after the reply: the application had its buffer back."
-        )
-        told.append(moment_at(trace, done, sentence))
-    elif done > issued:
-        took = milliseconds(trace[done][0] - trace[issued][0])
-        place = case.packet.place if case.packet and case.frame > done else ""
-        waiting = f", while a packet with its bytes still waited at {place}" if place else ""
-        sentence = f"The reply completed the write after {took} ms{waiting}: the application had its buffer back."
-        told.append(moment_at(trace, done, sentence, *_released(case, done)))
-    return told
-
-
-def _released(case: Case, before: int) -> list[str]:
-    """Tell which rule of the network had just let its frames go on."""
-    return [
-        f"rule {fact.rule} had let what it held go on, {fact.count} in number, at {milliseconds(at)} ms"
-        for place, at, _, fact in case.trace.placed(facts.FramesReleased, case.write.issued)
-        if place < before
-    ][-1:]
-
-
-def _refill(case: Case) -> list[Moment]:
-    """The application uses the frames of its write again."""
-    place = refilled(case) if case.packet else -1
-    if place < 0:
-        return []
-    fact = case.trace[place][3]
-    assert isinstance(fact, facts.BufferRefilled)
-    which = "which the waiting packet shows" if place < case.frame else "only now"
-    what = f"{_frames_text(fact.frames)}, {which}, with the file's bytes from {fact.offset}"
-    sentence = f"The application refilled {what}."
-    return [moment_at(case.trace, place, sentence, f"held  {fact.held:016x}", f"holds {fact.holds:016x}")]
 
 
 # --- the server, the end, and what stood in the way -------------------------------------------------------------------
@@ -186,7 +149,7 @@ def _at_server(case: Case) -> list[Moment]:
 
 def _old_data(case: Case) -> list[Moment]:
     packet = case.packet
-    if packet is None:
+    if not isinstance(packet, FrameSent):
         return []
     return [
         moment_at(case.trace, place, f"The receiver dropped {fact.length} bytes as old data: it had them already.")
@@ -197,9 +160,10 @@ def _old_data(case: Case) -> list[Moment]:
 
 def _ending(case: Case) -> list[Moment]:
     """How it ended: what is broken, or that nothing is."""
-    found = _found(case.trace)
+    found = [] if case.touched else _faults(case.trace)
+    found += _left(case.trace)
     finished = case.trace.placed(facts.CopyFinished)
-    ends = [(place, fact) for place, _, node, fact in finished if node == case.write.node]
+    ends = [(place, fact) for place, _, node, fact in finished if node == owner_of(case)]
     if found or not ends:
         return found
     rests = set(case.trace.places_of(facts.FileAtRest))
@@ -211,26 +175,44 @@ def _ending(case: Case) -> list[Moment]:
 def _result(case: Case) -> str:
     if case.corrupt:
         return "The file at the server is not what the application wrote."
+    if case.touched:
+        return "The file is intact; the host would have gone down over that packet."
     if case.stale:
-        return "The file is intact; what the wire showed was not."
-    calm = "" if case.packet else "nothing had to wait to be sent again, and "
-    return f"Of {len(case.trace.places_of(facts.WriteIssued))} writes {calm}nothing went wrong."
+        where = "the wire showed" if isinstance(case.packet, FrameSent) else f"{case.packet and case.packet.place} read"
+        return f"The file is intact; what {where} was not."
+    writes = len(case.trace.places_of(facts.WriteIssued))
+    calm = "" if _sent_again(case.trace) else "nothing had to be sent again, and "
+    return f"Of {writes} write{'' if writes == 1 else 's'} {calm}nothing went wrong."
+
+
+def _sent_again(trace: Trace) -> bool:
+    kinds: Iterable[type[SegmentTransmitted | facts.CallTransmitted]] = (SegmentTransmitted, facts.CallTransmitted)
+    return any(fact.transmission > 1 for kind in kinds for _, _, _, fact in trace.of_type(kind))
 
 
 def _found(trace: Trace) -> list[Moment]:
     """The first of each kind of harm that is not about bytes."""
-    told = [_harmful(trace, harms) for harms in (oracles.fault(trace), oracles.leak(trace)) if harms]
-    stalled = oracles.stall(trace)
-    if stalled:
-        end = len(trace) - 1  # what never happened is known at the end
-        told.append(_harmful(trace, stalled)._replace(at=trace[end][0], entry=end))
-    return told
+    return [*_faults(trace), *_left(trace)]
+
+
+def _faults(trace: Trace) -> list[Moment]:
+    faults = oracles.fault(trace)
+    return [_harmful(trace, faults)] if faults else []
+
+
+def _left(trace: Trace) -> list[Moment]:
+    """What was never given back, and what never happened, which is known at the end."""
+    leaks, stalled, end = oracles.leak(trace), oracles.stall(trace), len(trace) - 1
+    told = [_harmful(trace, leaks)] if leaks else []
+    return told + ([_harmful(trace, stalled)._replace(at=trace[end][0], entry=end)] if stalled else [])
 
 
 def _harmful(trace: Trace, harms: Sequence[Harm]) -> Moment:
     who, sentence = harms[0].sentence.split(": ", 1)
     more = [f"and {len(harms) - 1} more of the kind"] if len(harms) > 1 else []
-    return moment_at(trace, harms[0].entries[-1], sentence[0].upper() + sentence[1:], *more)._replace(who=who)
+    place = sentence.split(" ", 1)[0]  # of a machine, backend.nic, which is a name
+    sentence = sentence if "." in place else sentence[0].upper() + sentence[1:]
+    return moment_at(trace, harms[0].entries[-1], sentence, *more)._replace(who=who)
 
 
 def _obstacles(case: Case) -> list[Moment]:
@@ -239,17 +221,15 @@ def _obstacles(case: Case) -> list[Moment]:
     segment = trace[case.sent][3] if case.sent >= 0 else None
     flow = segment.flow if isinstance(segment, SegmentTransmitted) else ""
     ways = {flow, ">".join(reversed(flow.split(">")))}
-    told = [
-        moment_at(trace, at, f"The gate at {gate.place} closed, by rule {gate.rule}: from here on packets wait there.")
-        for at, _, _, gate in trace.placed(facts.GateClosed)
-        if case.packet and gate.place == case.packet.place and at < case.frame
-    ][-1:]
+    told = _closed(case)
     held = [(place, fact) for place, _, _, fact in trace.placed(facts.FrameHeld, issued) if fact.flow in ways]
-    if held:
-        data = sum(fact.length > 0 for _, fact in held)
-        counts = f"{len(held) - data} without data, {data} with"
-        sentence = f"Rule {held[0][1].rule} began to hold frames back in the network: {counts}."
-        told.append(moment_at(trace, held[0][0], sentence))
+    for rule in dict.fromkeys(fact.rule for _, fact in held):
+        mine = [(place, fact) for place, fact in held if fact.rule == rule]
+        data = sum(fact.length > 0 for _, fact in mine)
+        counts = " and ".join(
+            f"{count} {what} data" for count, what in ((len(mine) - data, "without"), (data, "with")) if count
+        )
+        told.append(moment_at(trace, mine[0][0], f"Rule {rule} began to hold frames back in the network: {counts}."))
     lost = [(place, fact) for place, _, _, fact in trace.placed(facts.FrameLost, issued) if fact.flow in ways]
     if lost:
         by = f"rule {lost[0][1].rule}" if lost[0][1].rule else "its dice"
@@ -258,14 +238,33 @@ def _obstacles(case: Case) -> list[Moment]:
     return told
 
 
+def _closed(case: Case) -> list[Moment]:
+    """The gate closed behind which the packet came to wait."""
+    waits = waits_of(case)
+    parked = case.trace[waits[-1]][3] if waits else None
+    if not isinstance(parked, facts.Parked):
+        return []
+    return [
+        moment_at(
+            case.trace,
+            at,
+            f"The gate at {gate.place} closed, by rule {gate.rule}: from here on packets wait there.",
+        )
+        for at, _, _, gate in case.trace.placed(facts.GateClosed)
+        if gate.place == parked.place and at < waits[-1]
+    ][-1:]
+
+
 # What matters most comes first: where there are too many moments, the last ones are left out.
 TELLERS: tuple[Callable[[Case], list[Moment]], ...] = (
     _departure,
     _again,
-    _completion,
-    _refill,
+    completion,
+    rewritten,
+    refill,
     reading,
     _at_server,
     _ending,
+    drivers,
     _obstacles,
 )

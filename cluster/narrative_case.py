@@ -1,18 +1,23 @@
-"""What a run is told around: one write, and the one frame that decided about it.
+"""What a run is told around: one write, and the one packet that decided about it.
 
-The frame is the first that left with the wrong bytes or else, where none did, the first that was sent again; the write
-is the one whose bytes it was to carry. Both are found in the trace alone.
+The packet is the first that was read with the wrong bytes or else, where there is none, the first whose pages were no
+longer mapped, or the first that had to wait or was sent again; the write is the one whose bytes it was to carry. Both
+are found in the trace alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from lateack.cluster import oracles
 from lateack.cluster.oracles import Write
 from lateack.cluster.trace import Trace
-from lateack.cluster.wire_oracle import SEEN, Harm, Seen, covering, stale_on_wire
+from lateack.cluster.wire_oracle import SEEN, SEQUENCES, Harm, Seen, stale_on_wire
 from lateack.nodes import facts
-from lateack.nodes.facts import FrameSent, SegmentTransmitted
+from lateack.nodes.chatter import DISCARD_PORT
+from lateack.nodes.facts import FrameSent, Parked, SegmentTransmitted
+
+# The packet that decided: read by a card or by somebody who had kept it, or as it came to wait where it was touched.
+Packet = Seen | Parked
 
 
 class Moment(NamedTuple):
@@ -26,15 +31,19 @@ class Moment(NamedTuple):
 
 
 class Case(NamedTuple):
-    """What a run is told around: a write, its first segment, and the packet that decided (positions; -1 for none)."""
+    """What a run is told around: a write, its first segment, and the packet that decided (positions; -1 for none).
+
+    `frame` is where the packet was read, or touched when its pages were no longer mapped.
+    """
 
     trace: Trace
     corrupt: list[Harm]
     write: Write
     sent: int = -1
     frame: int = -1
-    packet: Seen | None = None
+    packet: Packet | None = None
     stale: bool = False
+    touched: bool = False
 
 
 def moment_at(trace: Trace, entry: int, sentence: str, *detail: str) -> Moment:
@@ -51,39 +60,179 @@ def case_of(trace: Trace) -> Case | None:
     corrupt = oracles.corrupt_at_rest(trace)
     proof = {place for harm in corrupt for place in harm.entries}
     suspects = [write for write in writes if write.issued in proof]
-    stale = [harm.entries[-1] for harm in stale_on_wire(trace)]
-    for frame in stale or _sent_again(trace):
-        packet = trace[frame][3]
-        assert isinstance(packet, SEEN)
-        sent = covering(trace, SegmentTransmitted, packet, 0)
-        write = _write_behind(trace, sent[0], packet, writes) if sent else None
+    stale = [
+        place
+        for harm in stale_on_wire(trace)
+        for place in harm.entries[-1:]
+        if not is_chatter(_seen(trace, place).flow)
+    ]
+    for frame, packet in _candidates(trace, stale):
+        sent = _first_sent(trace, packet)
+        write = _write_behind(trace, sent, packet, writes) if sent >= 0 else None
         if write and (not suspects or write in suspects):
-            return Case(trace, corrupt, write, sent[0], frame, packet, bool(stale))
+            touched = isinstance(trace[frame][3], facts.AccessFault)
+            return Case(trace, corrupt, write, sent, frame, packet, frame in stale, touched)
     waiting = [write for write in writes if write.completed < write.issued]
     write = (suspects or waiting or writes)[0]
     sends = (place for place, _, node, _ in trace.placed(SegmentTransmitted, write.issued) if node == write.node)
     return Case(trace, corrupt, write, next(sends, -1))
 
 
+def is_chatter(flow: str) -> bool:
+    """Say whether a flow is of datagrams that a guest sends besides its copy."""
+    return flow.endswith(f":{DISCARD_PORT}")
+
+
+def owner_of(case: Case) -> str:
+    """Return the machine whose frames a write shows: the one that issued it, or the guest whose disk it is for."""
+    disks = [fact.guest for _, _, node, fact in case.trace.of_type(facts.VbdConnected) if node == case.write.node]
+    named = [guest for guest in disks if case.write.fact.file.startswith(f"{guest}/")]
+    return (named or disks or [case.write.node])[0]
+
+
 def refilled(case: Case) -> int:
     """Return where the application first refilled frames of the write, or -1."""
-    frames = set(case.write.fact.frames)
+    frames, owner = set(case.write.fact.frames), owner_of(case)
     refills = case.trace.placed(facts.BufferRefilled, case.write.issued)
-    return next((p for p, _, node, fact in refills if node == case.write.node and frames.intersection(fact.frames)), -1)
+    return next((p for p, _, node, fact in refills if node == owner and frames.intersection(fact.frames)), -1)
 
 
-def _sent_again(trace: Trace) -> list[int]:
-    """Return the frames that a NIC sent again, first those that had waited behind a gate."""
-    parked = {(fact.flow, fact.seq) for _, _, _, fact in trace.placed(facts.Parked) if fact.again}
-    again = [(place, fact) for place, _, _, fact in trace.placed(FrameSent) if fact.again and fact.length]
-    waited = [place for place, fact in again if (fact.flow, fact.seq) in parked]
-    return waited + [place for place, fact in again if (fact.flow, fact.seq) not in parked]
+def in_private(case: Case) -> bool:
+    """Say whether the packet that decided showed a copy, and none of the application's own frames."""
+    pages = case.packet.pages if isinstance(case.packet, SEEN) else ()
+    owner = owner_of(case)
+    domains = {fact.domid for _, _, _, fact in case.trace.of_type(facts.VifConnected) if fact.guest == owner}
+    domains |= {fact.domid for _, _, _, fact in case.trace.of_type(facts.VbdConnected) if fact.guest == owner}
+    own = {number for domain, number, _, _ in pages if domain in domains or not domains}
+    return bool(pages) and not own.intersection(case.write.fact.frames)
 
 
-def _write_behind(trace: Trace, sent: int, packet: Seen, writes: Sequence[Write]) -> Write | None:
-    """Return the write whose bytes a packet was to carry: the last one of its pages, before they were first sent."""
-    own = [write for write in writes if write.issued < sent and write.node == trace[sent][2]]
-    pages = {number for _, number, _, _ in packet.pages}
+def waits_of(case: Case) -> list[int]:
+    """Return where the packet that decided came to wait, behind any gate, before it was read."""
+    packet = case.packet
+    if packet is None:
+        return []
+    if isinstance(packet, Parked):
+        return [place for place, _, _, fact in case.trace.placed(Parked) if fact is packet]
+    parks = [(place, fact) for place, _, _, fact in case.trace.placed(Parked, case.sent) if place < case.frame]
+    return [place for place, fact in parks if _holds(fact, packet) and _on_the_way(fact.place, packet.place)]
+
+
+def is_under_way(case: Case, place: int) -> bool:
+    """Say whether at a position of the trace the packet that decided had been sent, and not been read yet."""
+    packet = case.packet
+    if packet is None:
+        return False
+    sends = (entry for entry, _, _, fact in case.trace.placed(SegmentTransmitted, case.sent - 1))
+    last = [entry for entry in sends if entry < case.frame and _holds(case.trace[entry][3], packet)]
+    return bool(last) and last[-1] < place < case.frame
+
+
+def called_again(case: Case) -> list[int]:
+    """Return where RPC sent the write's call again, up to the packet that decided."""
+    key, end = (case.write.node, case.write.fact.xid), case.frame if case.frame >= 0 else len(case.trace)
+    calls = case.trace.placed(facts.CallTransmitted, case.write.issued)
+    return [
+        place for place, _, node, call in calls if (node, call.xid) == key and call.transmission > 1 and place < end
+    ]
+
+
+# --- which packet -----------------------------------------------------------------------------------------------------
+
+
+def _candidates(trace: Trace, stale: list[int]) -> Iterator[tuple[int, Packet]]:
+    """Yield where a packet decided, and the packet; what matters most comes first."""
+    for place in stale:
+        yield place, _seen(trace, place)
+    if not stale:
+        yield from _touched(trace)
+        for place in _waited_or_again(trace):
+            yield place, _seen(trace, place)
+
+
+def _seen(trace: Trace, place: int) -> Seen:
+    fact = trace[place][3]
+    assert isinstance(fact, SEEN)
+    return fact
+
+
+def _touched(trace: Trace) -> Iterator[tuple[int, Packet]]:
+    """Yield the first fault with each packet that had waited at its place and was not read from there."""
+    for fault, _, _, touched in list(trace.placed(facts.AccessFault))[:1]:
+        for park, _, _, packet in trace.placed(Parked):
+            mine = park < fault and packet.place == touched.place and not is_chatter(packet.flow)
+            if mine and not _was_read(trace, park, packet):
+                yield fault, packet
+
+
+def _was_read(trace: Trace, park: int, packet: Parked) -> bool:
+    """Say whether a packet that waited was read, before its bytes were sent once more."""
+    resent = (place for place, _, _, fact in trace.placed(SegmentTransmitted, park) if _holds(fact, packet))
+    end = next(resent, len(trace))
+    reads = (
+        (place, fact)
+        for kind in SEEN
+        for place, _, _, fact in trace.placed(kind, park)
+        if place < end and fact.place == packet.place
+    )
+    return any(_holds(fact, packet) for _, fact in reads)
+
+
+def _waited_or_again(trace: Trace) -> list[int]:
+    """Return the packets with data that had waited behind a gate, first those that were sent again, then all of those.
+
+    What a guest has kept and read for itself comes last: a sniffer sees all that a card does.
+    """
+    parked = {(fact.place, fact.flow, fact.seq) for _, _, _, fact in trace.placed(Parked)}
+    parked |= {("", flow, seq) for place, flow, seq in parked if place.endswith((".ring", ".queue"))}
+    seen = [(place, fact) for kind in SEEN for place, _, _, fact in trace.placed(kind)]
+    read = [(place, fact) for place, fact in seen if fact.length and not is_chatter(fact.flow)]
+    repeated = [(place, fact) for place, fact in read if isinstance(fact, FrameSent) and fact.again]
+    both = [_waited(repeated, parked), _waited(read, parked), [place for place, _ in repeated]]
+    return list(dict.fromkeys(place for places in both for place in places))
+
+
+def _waited(read: Sequence[tuple[int, Seen]], parked: set[tuple[str, str, int]]) -> list[int]:
+    return [place for place, fact in read if {(fact.place, fact.flow, fact.seq), ("", fact.flow, fact.seq)} & parked]
+
+
+# --- which write ------------------------------------------------------------------------------------------------------
+
+
+def _holds(fact: object, packet: Packet) -> bool:
+    """Say whether a segment, or another sight of the same packet, holds its first byte."""
+    assert isinstance(fact, SegmentTransmitted | FrameSent | facts.PacketRead | Parked)
+    return fact.flow == packet.flow and (packet.seq - fact.seq) & SEQUENCES < fact.length
+
+
+def _on_the_way(place: str, end: str) -> bool:
+    """Say whether who waits at *place* waits for *end*: a ring and a queue lie before every card and every reader."""
+    return place == end or place.endswith((".ring", ".queue"))
+
+
+def _first_sent(trace: Trace, packet: Packet) -> int:
+    """Return where a packet's first byte was first sent, or -1.
+
+    A segment that begins with that byte is meant if it was sent for the first time: datagrams are numbered one by one,
+    so that a look at ranges alone would take one for another.
+    """
+    sends = [(place, fact) for place, _, _, fact in trace.placed(SegmentTransmitted) if _holds(fact, packet)]
+    same = [place for place, fact in sends if fact.seq == packet.seq and fact.transmission == 1]
+    return (same or [place for place, _ in sends] or [-1])[0]
+
+
+def _write_behind(trace: Trace, sent: int, packet: Packet, writes: Sequence[Write]) -> Write | None:
+    """Return the write whose bytes a packet was to carry.
+
+    It is that of a call that RPC had just sent again, or else the last one of the packet's pages before they were
+    first sent.
+    """
+    node = trace[sent][2]
+    own = [write for write in writes if write.issued < sent and write.node == node]
+    calls = [call for place, _, who, call in trace.placed(facts.CallTransmitted) if who == node and place < sent]
+    if calls and calls[-1].transmission > 1:
+        return next((write for write in own if write.fact.xid == calls[-1].xid), None)
+    pages = {number for _, number, _, _ in packet.pages} if isinstance(packet, SEEN) else set()
     in_pages = [write for write in own if pages.intersection(write.fact.frames)]
     behind = in_pages or own
     return behind[-1] if behind else None

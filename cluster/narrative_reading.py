@@ -1,43 +1,53 @@
-"""What a network card read at the decisive moment, told with the bytes: which were meant, and why they did no harm."""
+"""What was read at the decisive moment, told with the bytes: which were meant, and why they did no harm."""
 
-from lateack.cluster.narrative_case import Case, Moment, moment_at, refilled
+from lateack.cluster.narrative_case import Case, Moment, in_private, moment_at, refilled
 from lateack.cluster.trace import Trace
-from lateack.cluster.wire_oracle import SEQUENCES, Seen, page_at
+from lateack.cluster.wire_oracle import SEEN, SEQUENCES, Seen, covering, page_at, pieces
 from lateack.nodes import facts
-from lateack.nodes.facts import FrameSent, SegmentTransmitted
+from lateack.nodes.facts import AccessFault, FrameSent, SegmentTransmitted
 
 BYTES_SHOWN = 16
 PAGE_SIZE = 4096
 
 
 def reading(case: Case) -> list[Moment]:
-    """The NIC reads the packet's bytes and sends them."""
+    """A card, or somebody who had kept the packet, reads its bytes, or touches what is no longer there."""
     trace, packet = case.trace, case.packet
     if packet is None:
         return []
     gates = trace.placed(facts.GateOpened, case.sent)
     opened = any(fact.place == packet.place and place < case.frame for place, _, _, fact in gates)
-    what = (
-        f"{'The gate opened, and ' if opened else ''}{packet.place} read {packet.length} bytes of sequence {packet.seq}"
-    )
+    what = f"{'The gate opened, and ' if opened else ''}{packet.place} "
+    if case.touched or not isinstance(packet, SEEN):
+        return [moment_at(trace, case.frame, f"{what}{_touch(case)}", *_more_faults(trace))]
+    what += f"read {packet.length} bytes of sequence {packet.seq}"
     what += " once more" if isinstance(packet, FrameSent) and packet.again else ""
     if case.stale:
         sentence = f"{what}: they are not the bytes that were handed over."
         return [moment_at(trace, case.frame, sentence, *_difference(case, packet))]
-    sentence = f"{what}, and they are still right: {_safety(case, packet)}."
+    sentence = f"{what}, and they are still right: {_safety(case)}."
     return [moment_at(trace, case.frame, sentence, *_copies(trace))]
 
 
-def _safety(case: Case, packet: Seen) -> str:
+def _touch(case: Case) -> str:
+    """Say what was touched that is no longer mapped."""
+    fact = case.trace[case.frame][3]
+    assert isinstance(fact, AccessFault)
+    return f"touched frame {fact.frame} of domain {fact.domid}, which the packet shows and which was no longer mapped."
+
+
+def _more_faults(trace: Trace) -> list[str]:
+    more = len(trace.places_of(AccessFault)) - 1
+    return ["the run goes on without the packet"] + ([f"and {more} more of the kind"] if more else [])
+
+
+def _safety(case: Case) -> str:
     """Say why a late read did no harm."""
-    domains = {fact.domid for _, _, _, fact in case.trace.placed(facts.VifConnected) if fact.guest == case.write.node}
-    own = {number for domain, number, _, _ in packet.pages if domain in domains or not domains}
-    if packet.pages and not own.intersection(case.write.fact.frames):
+    if in_private(case):
         return "a private copy had frozen them, and the application's own frames were not read"
-    if not case.write.issued < case.write.completed < case.frame:
-        return "the application had not got its buffer back yet"
     if not 0 <= refilled(case) < case.frame:
-        return "the application had not refilled the frames yet"
+        done = case.write.issued < case.write.completed < case.frame
+        return f"the application had not {'refilled the frames' if done else 'got its buffer back'} yet"
     return "they had been frozen before the application refilled the frames"
 
 
@@ -53,7 +63,7 @@ def _difference(case: Case, packet: Seen) -> list[str]:
     pairs = enumerate(zip(meant, read, strict=False))
     offset = next((i for i, (should, was) in pairs if should != was), -1)
     if offset < 0:
-        return ["the bytes themselves were not kept; their digests differ"]
+        return [_digests(case, packet)]
     start = max(0, offset - BYTES_SHOWN // 4)
     shown = slice(start, start + BYTES_SHOWN)
     return [
@@ -61,6 +71,24 @@ def _difference(case: Case, packet: Seen) -> list[str]:
         f"should be {dump(meant[shown])}",
         f"was       {dump(read[shown])}",
     ]
+
+
+def _digests(case: Case, packet: Seen) -> str:
+    """Say how many pieces differ where nobody kept the bytes, as of a packet that was read for the first time."""
+    meant = {
+        piece: digest
+        for place in covering(case.trace, SegmentTransmitted, packet, 0)
+        for piece, digest in _digested(case.trace[place][3])
+    }
+    known = [(digest, meant[piece]) for piece, digest in _digested(packet) if piece in meant]
+    wrong = sum(was != should for was, should in known)
+    count = f"{wrong} of {len(known)} pieces" if len(known) > 1 else "they"
+    return f"the bytes of a first reading are not kept; by their digests {count} differ"
+
+
+def _digested(fact: object) -> list[tuple[tuple[int, int], int]]:
+    assert isinstance(fact, SegmentTransmitted | FrameSent | facts.PacketRead)
+    return list(zip(pieces(fact), fact.digests, strict=False))
 
 
 def _place_in_file(case: Case, packet: Seen, offset: int) -> str:

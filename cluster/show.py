@@ -80,8 +80,7 @@ def print_run(result: "Result") -> None:
 def print_story(out: Console, result: "Result") -> None:
     """Print the title of a run and its decisive moments."""
     scenario = result.scenario
-    strategies = f"{scenario.strategies.guest} over {scenario.strategies.backend}, seed {scenario.seed}"
-    out.print(Text.assemble((scenario.title or scenario.story, "bold"), f"  ({strategies})"))
+    out.print(Text.assemble((scenario.title or scenario.story, "bold"), f"  ({_who(scenario)}, seed {scenario.seed})"))
     out.print()
     for moment in moments(result.trace):
         out.print(Text(f"{moment.at / 1e6:12.3f} ms  {moment.who}", style="cyan"))
@@ -89,6 +88,12 @@ def print_story(out: Console, result: "Result") -> None:
         for line in moment.detail:
             out.print(Padding(Text(line, style="dim"), (0, 0, 0, 19), expand=False))
     out.print()
+
+
+def _who(scenario: Scenario) -> str:
+    """Name the strategies that a run asked: a netback's only where there is one."""
+    guest, backend = scenario.strategies.guest, scenario.strategies.backend
+    return f"{guest} over {backend}" if scenario.kind == "split" else guest
 
 
 def print_folder(out: Console, result: "Result") -> None:
@@ -124,8 +129,10 @@ def print_pairs(results: Sequence["Result"]) -> None:
     """Print a line for every pair: what came of it, what was expected if that differs, and what it cost."""
     out = console()
     out.print(_title(results))
-    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
-    for heading, width in (("guest", 0), ("backend", 0), ("harms", len("corrupt-at-rest,")), ("copies/byte", 0)):
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    netback = results[0].scenario.kind == "split"
+    names = [("guest", 0), ("backend", 0)] if netback else [("strategy", 0)]
+    for heading, width in (*names, ("harms", len("corrupt-at-rest,")), ("copies/byte", 0)):
         table.add_column(heading, no_wrap=not width, min_width=width)
     for heading in ("p50 ms", "max ms", "delayed"):
         table.add_column(heading, justify="right")
@@ -133,7 +140,7 @@ def print_pairs(results: Sequence["Result"]) -> None:
         verdict = result.verdict
         table.add_row(
             plugins.called("guest", verdict.guest),
-            plugins.called("backend", verdict.backend),
+            *([plugins.called("backend", verdict.backend)] if netback else []),
             _outcome(verdict),
             "\n".join(_copies(verdict)),
             *(_milliseconds(verdict.completion_ms[key]) for key in ("p50", "max")),
@@ -224,7 +231,7 @@ class _Bars:
         for task in bars.task_ids:
             bars.remove_task(task)
         self.bars = bars
-        self.cell = f"{scenario.strategies.guest} over {scenario.strategies.backend}"
+        self.cell = _who(scenario)
         self.writes = -(-_file_size(scenario) // scenario.workload.write_size)
         self.tasks: dict[str, TaskID] = {}
 

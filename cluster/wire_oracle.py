@@ -34,7 +34,7 @@ class Harm(NamedTuple):
 
 
 def stale_on_wire(trace: Trace) -> list[Harm]:
-    """A frame left whose bytes are not those that were handed over for its sequence range."""
+    """Bytes left on a wire, or were read out of a packet that was kept, and are not those that were handed over."""
     return judge_wire(trace)[0]
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.padding import Padding
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
@@ -15,7 +16,7 @@ from lateack.cluster.matrix.tables import SIDES, table_of
 from lateack.cluster.matrix.words import (
     COST_HEADINGS,
     cost_words,
-    difference,
+    differences,
     expectation,
     grid_of,
     heading_of,
@@ -23,6 +24,11 @@ from lateack.cluster.matrix.words import (
     outcome,
 )
 
+COSTS_TOLD = (
+    "copies/byte: by whom, and how often for each byte of the file. Grants: how many were mapped, unmapped and copied "
+    "from. p50 and max: until a write is completed. A page·s is a page that could not be used for a second: pinned by "
+    "a mapping of the backend, or lent by the application."
+)
 Advance = Callable[[str], None]
 
 
@@ -44,9 +50,7 @@ def _print_side(out: Console, side: str, cells: Sequence[Cell]) -> None:
         out.print(grid)
         out.print()
     _print_columns(out, side, columns)
-    for cell in cells:
-        if cell.differs:
-            out.print(Text(difference(cell), style="yellow" if cell.status == AS_RECORDED else "bold yellow"))
+    _print_differences(out, cells)
     out.print()
     if table.costs in columns:
         _print_costs(out, table.columns[table.costs].name, rows, table.costs)
@@ -59,6 +63,16 @@ def _print_columns(out: Console, side: str, columns: Sequence[str]) -> None:
         settings = "".join(f" --set {setting}" for setting in column.set)
         if f"{column.story}{settings}" != key:
             out.print(Text(f"{key}: {column.story}{settings}", style="dim"), soft_wrap=True)
+
+
+def _print_differences(out: Console, cells: Sequence[Cell]) -> None:
+    """Say what the brackets mean, and why each of them is there; those without a reason come first."""
+    if any(cell.differs for cell in cells):
+        out.print(Text("\nIn brackets: what the table expects. Why something else came of it:", style="bold"))
+    for recorded, style in ((False, "bold yellow"), (True, "yellow")):
+        for what, why in differences(cell for cell in cells if (cell.status == AS_RECORDED) == recorded):
+            out.print(Text(what, style=style))
+            out.print(Padding(Text(why), (0, 0, 0, 4), expand=False))
 
 
 def _words(cell: Cell | None) -> Text:
@@ -75,7 +89,9 @@ def _words(cell: Cell | None) -> Text:
 
 
 def _print_costs(out: Console, situation: str, rows: dict[str, dict[str, Cell]], column: str) -> None:
-    out.print(Text(f"What it costs in the story {situation}, and the longest wait in any of the situations:"))
+    out.print(
+        Text(f"What it costs in the story {situation}, and the longest wait in any of the situations:", style="bold")
+    )
     costs = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     costs.add_column("strategy", no_wrap=True)
     for heading in (*COST_HEADINGS, "longest ms"):
@@ -85,6 +101,7 @@ def _print_costs(out: Console, situation: str, rows: dict[str, dict[str, Cell]],
         if column in row:
             costs.add_row(name, *cost_words(row[column]), _longest(row.values()))
     out.print(costs)
+    out.print(Text(COSTS_TOLD, style="dim"))
     out.print()
 
 

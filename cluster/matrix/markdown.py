@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from lateack.cluster.matrix.cell import Cell
 from lateack.cluster.matrix.tables import table_of
-from lateack.cluster.matrix.words import COST_HEADINGS, cost_words, difference, grid_of, heading_of, outcome
+from lateack.cluster.matrix.words import COST_HEADINGS, cost_words, differences, grid_of, heading_of, outcome
 
 
 def side_as_markdown(side: str, cells: Sequence[Cell]) -> str:
@@ -13,7 +13,7 @@ def side_as_markdown(side: str, cells: Sequence[Cell]) -> str:
     table = table_of(side)
     headings = [heading_of(column, table.columns[column]) for column in columns]
     lines = [[f"`{name}`", *(_words(row.get(column)) for column in columns)] for name, row in rows.items()]
-    differing = [f"- {difference(cell)}\n" for cell in cells if cell.differs]
+    differing = [f"- {what}: {why}\n" for what, why in differences(cells)]
     return _table(["", *headings], lines) + ("\n" + "".join(differing) if differing else "")
 
 

@@ -20,15 +20,26 @@ def expectation(expected: Expected) -> list[str]:
     return harm_words(sorted(expected.harms), expected.delayed)
 
 
-def difference(cell: Cell) -> str:
-    """Say in one line what a run showed where the table says something else, and why."""
-    assert cell.expected is not None
-    certainty = "certain" if cell.expected.certain else "inferred"
-    why = cell.measured.error or " ".join(cell.measured.missing) or cell.expected.reason or "no reason is recorded"
-    if cell.expected.reason and cell.expected.model is not None and sorted(cell.expected.model) == cell.measured.harms:
-        why = cell.expected.reason
-    shown, wanted = ", ".join(outcome(cell)), ", ".join(expectation(cell.expected))
-    return f"{cell.job.strategy}, {cell.job.situation}: {shown} instead of {wanted} ({certainty}): {why.rstrip('.')}."
+def differences(cells: Iterable[Cell]) -> list[tuple[str, str]]:
+    """Return what runs showed where a table says something else, and why; a line for all strategies that it is true of.
+
+    The first of each pair reads "situation, name, name: this instead of that (inferred)", the second is a sentence.
+    """
+    names: dict[tuple[str, str, str], list[str]] = {}
+    for cell in cells:
+        if cell.differs:
+            assert cell.expected is not None
+            certainty = "certain" if cell.expected.certain else "inferred"
+            shown, wanted = ", ".join(outcome(cell)), ", ".join(expectation(cell.expected))
+            key = (cell.job.situation, f"{shown} instead of {wanted} ({certainty})", _why(cell, cell.expected))
+            names.setdefault(key, []).append(cell.job.strategy)
+    return [(f"{situation}, {', '.join(who)}: {what}", why) for (situation, what, why), who in names.items()]
+
+
+def _why(cell: Cell, expected: Expected) -> str:
+    recorded = expected.model is not None and sorted(expected.model) == cell.measured.harms
+    shown = "" if recorded else cell.measured.error or " ".join(cell.measured.missing)
+    return f"{(shown or expected.reason or 'no reason is recorded').rstrip('.')}."
 
 
 def heading_of(key: str, column: Column) -> str:

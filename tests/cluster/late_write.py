@@ -48,6 +48,7 @@ def write(done: int) -> Story:
         (10, "guest1", segment(1)),
         (11, "backend", left(OLD, False)),
         (12, "server", facts.WriteExecuted(7, "guest1", "input", 0, 4096, 0xA)),
+        (done, "guest1", facts.ReplyMatched(7, 7)),
         (done, "guest1", facts.WriteCompleted(7, "input", 0, 4096, (done - 10) * MS)),
     ]
 

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lateack.cluster import oracles
+from lateack.cluster.checks import KINDS_OF_KEYS
 from lateack.cluster.mistakes import Source
 from lateack.cluster.plugins import names
 from lateack.cluster.scenario import Scenario, from_raw
@@ -120,10 +121,24 @@ def scenarios(draw: st.DrawFn, guest: Sequence[str], backend: Sequence[str]) -> 
     raw["links"] = {"mtu": draw(st.sampled_from([1500, 9000, 65_521])), "to_server": draw(WAY), "to_guests": draw(WAY)}
     if kind == "split" and draw(st.booleans()):
         stream = some({"count": [1, 5], "bytes": [64, 9000], "head_bytes": [0, 63], "buffers": [1, 4]})
-        raw["datagrams"] = [draw(stream) | {"to": draw(st.sampled_from(["host", *guests]))}]
+        raw["datagrams"] = [draw(stream) | {"to": draw(st.sampled_from(["host", *guests[1:]]))}]
     drawn = draw(st.lists(rules(kind, guests), max_size=3))
     raw["faults"] = {f"rule{number}": rule for number, rule in enumerate(drawn)}
-    return from_raw(raw, Source("the weather"), [], {})
+    return from_raw(fitting(raw), Source("the weather"), [], {})
+
+
+def fitting(raw: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what means nothing in this kind of scenario, and put somebody behind every gate."""
+    gated = {rule.get("gate", "") for rule in raw["faults"].values()}
+    for kinds, keys in KINDS_OF_KEYS.items():
+        for section, key in keys if raw["kind"] not in kinds else ():
+            raw[section].pop(key, None)
+    if any(gate.startswith("guest") and gate.endswith(".tap") for gate in gated):
+        raw["guests"]["tap"] = True
+    raw["host"] |= {name: True for name in ("tap", "mirror") if f"backend.{name}" in gated}
+    if "backend.socket" in gated:
+        raw["datagrams"] = [raw.get("datagrams", [{}])[0] | {"to": "host"}]
+    return raw
 
 
 class Carried:

@@ -27,6 +27,16 @@ MISFITS = {
     "workload.common_prefix=5000": "workload.common_prefix is 5000, longer than the write_size of 4096.",
     "workload.buffers=96": "workload.buffers needs 96 pages, and guests.memory_pages gives 32.",
     "tcp.rto_min_ms=130000": "tcp.rto_min_ms is 130000, above the rto_max_ms of 120000.",
+    "datagrams=[{to: guest1}]": "datagrams.0.to is 'guest1', who sends them; name 'host' or another guest.",
+    "faults.egress.gate=backend.tap": (
+        "faults.egress.gate names backend.tap, where nothing waits without host.tap: true."
+    ),
+    "faults.egress.gate=guest1.tap": (
+        "faults.egress.gate names guest1.tap, where nothing waits without guests.tap: true."
+    ),
+    "faults.egress.gate=backend.socket": (
+        "faults.egress.gate names backend.socket, where nothing waits without datagrams to 'host'."
+    ),
     "strategies.guest=on-repli": "strategies.guest names no strategy: 'on-repli'; the nearest is 'on-reply'.",
 }
 
@@ -36,6 +46,29 @@ def test_parts_that_do_not_fit_are_told(override: str, sentence: str) -> None:
     """A name or value that is right by itself but wrong in this scenario is refused like any other mistake."""
     with pytest.raises(ScenarioError) as caught:
         load("late-ack", [override])
+
+    assert str(caught.value) == f"--set {override}: {sentence}"
+
+
+MEANINGLESS = {
+    ("block-path", "host.mirror=true"): "host.mirror means nothing where kind is block, only where it is split.",
+    ("block-path", "guests.tap=true"): (
+        "guests.tap means nothing where kind is block, only where it is split, metal or loopback."
+    ),
+    ("loopback-server", "host.device=tun"): (
+        "host.device means nothing where kind is loopback, only where it is split, metal or block."
+    ),
+    ("late-ack-metal", "faults.egress={crash: backend}"): (
+        "faults.egress.crash names no machine to which that can be done: 'backend': a scenario of this kind has none."
+    ),
+}
+
+
+@pytest.mark.parametrize(("story", "override", "sentence"), [(*key, told) for key, told in MEANINGLESS.items()])
+def test_what_means_nothing_in_a_kind_is_told(story: str, override: str, sentence: str) -> None:
+    """Nobody shall believe that a run had what its kind does not have."""
+    with pytest.raises(ScenarioError) as caught:
+        load(story, [override])
 
     assert str(caught.value) == f"--set {override}: {sentence}"
 

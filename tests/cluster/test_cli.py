@@ -56,6 +56,13 @@ MISTAKES = {
     ("matrix", "--side", "reuse", "--json", "/nowhere/cells.json"): (
         "cannot write /nowhere/cells.json: No such file or directory; name another file with --json."
     ),
+    ("matrix", "--side", "reuse", "--out", "/nowhere/runs"): (
+        "cannot make the folder /nowhere/runs: No such file or directory; name another with --out."
+    ),
+    ("run", "block-path", "--backend", "grant-copy"): (
+        "--backend names a strategy of netback, and there is none in block-path, of kind block: leave it out, or name "
+        "a strategy with --guest."
+    ),
     ("run", "late-ack", "--world", "virtual", "--address", "auto"): (
         "--address names a Ray cluster, and --world virtual needs none: leave one out."
     ),
@@ -251,6 +258,18 @@ def test_a_table_keeps_the_strategy_that_is_named(tmp_path: Path, capsys: pytest
     assert "stale-on-wire" in out
     assert "safe" in out
     assert "full-copy" not in out
+
+
+def test_without_a_netback_only_the_guests_strategies_vary(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing is said of a backend's strategy, which nobody asks."""
+    status = main(virtual("table", "block-path", out=tmp_path))
+    main(virtual("run", "block-path", out=tmp_path))
+
+    table, _, story = capsys.readouterr().out.partition("(on-reply, seed 1)")
+    assert status == 0
+    assert [line.split()[0] for line in table.splitlines()[2:11]] == plugins.names("guest")
+    assert "dev-zerocopy" not in table
+    assert "verdict: fault, as expected" in story
 
 
 def test_a_table_puts_ones_own_strategy_beside_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -68,8 +68,13 @@ OVERRIDE_MISTAKES = {
     "workload.bufers=2": "unknown key 'workload.bufers'; the nearest is 'workload.buffers'.",
     "workload.buffers=two": "workload.buffers must be a whole number of at least 1, not 'two'.",
     "workload.buffers=": "workload.buffers must be a whole number of at least 1, not nothing.",
-    "workload.buffers.more=1": "unknown key 'workload.buffers.more'; it has no keys of its own.",
-    "faults.egres.gate=backend.ring": "unknown key 'faults.egres'; the nearest is 'faults.egress'.",
+    "workload.buffers.more=1": "unknown key 'workload.buffers.more'; workload.buffers has no keys of its own.",
+    "faults.egres.gate=backend.ring": (
+        "unknown key 'faults.egres'; the nearest is 'faults.egress', and a new one is given whole, faults.egres={...}."
+    ),
+    "datagrams.0.to=host": "unknown key 'datagrams.0'; it is given whole, datagrams=[...].",
+    "datagrams=3": "datagrams must be a list, not 3.",
+    "datagrams=[{to: host, head_bytes: 64}]": ("datagrams.0.head_bytes must be a whole number from 0 to 63, not 64."),
     "faults.egress.gate=backend.rnig": (
         "faults.egress.gate names no place: 'backend.rnig'; the nearest is 'backend.ring'."
     ),

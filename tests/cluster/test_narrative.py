@@ -40,7 +40,7 @@ def test_the_late_ack_is_told_from_the_write_to_the_old_data() -> None:
         "The application wrote 4096 bytes at offset 0 of input from frame 12: WRITE, xid 0x00000007.",
         "its data begin 54 68 65 20",
         "The gate at backend.nic closed, by rule egress",
-        "Rule acks began to hold frames back in the network: 1 without data, 1 with.",
+        "Rule acks began to hold frames back in the network: 1 without data and 1 with data.",
         "No acknowledgement came within 200.000 ms, the retransmission timeout: TCP queued the same bytes again.",
         "the packet was parked behind the gate at backend.nic, for 189.000 ms",
         "The reply completed the write after 251.000 ms, while a packet with its bytes still waited at backend.nic",
@@ -132,7 +132,7 @@ def test_a_calm_run_is_told_in_three_moments() -> None:
     told = moments(trace_of(write(14), FINISHED))
 
     assert [moment.sentence.split()[1] for moment in told] == ["application", "reply", "copy"]
-    assert told[-1].sentence.endswith("Of 1 writes nothing had to wait to be sent again, and nothing went wrong.")
+    assert told[-1].sentence.endswith("Of 1 write nothing had to be sent again, and nothing went wrong.")
 
 
 def test_faults_leaks_and_stalls_are_told() -> None:
@@ -146,7 +146,7 @@ def test_faults_leaks_and_stalls_are_told() -> None:
     told = moments(trace_of(write(14)[:-1], broken))
 
     text = sentences(told)
-    assert in_order(text, "Backend.nic touched frame 12 of domain 1", "and 1 more of the kind", "was never completed")
+    assert in_order(text, "backend.nic touched frame 12 of domain 1", "and 1 more of the kind", "was never completed")
     assert "2 grants never given back" in text
     assert (told[-1].at, told[-1].who) == (600 * MS, "guest1")
 

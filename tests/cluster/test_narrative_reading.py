@@ -45,4 +45,6 @@ def test_without_the_bytes_the_digests_must_do() -> None:
     """A frame that is stale at its first departure has no kept bytes to show."""
     trace = trace_of(write(261)[:3], [(300, "backend", left(NEW, False))])
 
-    assert "the bytes themselves were not kept; their digests differ" in sentences(moments(trace))
+    assert "the bytes of a first reading are not kept; by their digests 1 of 3 pieces differ" in sentences(
+        moments(trace)
+    )
