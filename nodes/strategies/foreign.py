@@ -11,9 +11,10 @@ Source: the Linux tree that came with Xen (linux-2.6-xen-sparse, drivers/xen/net
 """
 
 from lateack.nodes.memory.netif import NETIF_RSP_OKAY
-from lateack.nodes.memory.pages import Page, PageOwner, put_page
+from lateack.nodes.memory.pages import Page, put_page
 from lateack.nodes.split.xenbus import DOMAIN_0
-from lateack.nodes.stack.lifetime import NOWHERE, Frag, unmap_page
+from lateack.nodes.stack.foreign_page import ForeignPage
+from lateack.nodes.stack.lifetime import Frag, unmap_page
 from lateack.nodes.stack.skb import SkBuff, alloc_skb, kfree_skb, skb_put
 from lateack.nodes.strategies.backend import READ_ONLY, BackendKernel, BackendStrategy, TxSlot, Vif
 
@@ -27,17 +28,6 @@ PKT_PROT_LEN = 64
 """The first bytes of a packet, copied so that the guest cannot change headers that were inspected already."""
 
 FREE, MAPPED, IN_STACK, DEALLOC_QUEUED = range(4)
-
-
-class ForeignPage(Page):
-    """A struct page of netback's (PG_foreign): the number of its pending request, or the local page that it shows."""
-
-    __slots__ = ("copy", "index")
-
-    def __init__(self, index: int, owner: PageOwner) -> None:
-        super().__init__(NOWHERE, 0, owner, 0)
-        self.index = index
-        self.copy: Page | None = None
 
 
 class PendingRequest:

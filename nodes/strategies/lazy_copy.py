@@ -10,8 +10,9 @@ from lateack.nodes.memory.hypervisor_moves import unmap_and_replace
 from lateack.nodes.memory.pages import PAGE_SIZE
 from lateack.nodes.node import MS, S, Time
 from lateack.nodes.split.xenbus import DOMAIN_0
+from lateack.nodes.stack.foreign_page import ForeignPage
 from lateack.nodes.strategies.backend import BackendKernel, Vif
-from lateack.nodes.strategies.foreign import DEALLOC_QUEUED, ForeignPage, PageForeign, PendingRequest
+from lateack.nodes.strategies.foreign import DEALLOC_QUEUED, PageForeign, PendingRequest
 
 COPY_AFTER = 500 * MS
 """Age from which a page in the stack is copied whenever netback runs (HZ / 2)."""
