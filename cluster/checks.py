@@ -73,8 +73,9 @@ def _places(scenario: Scenario) -> Iterator[Problem]:
     crashing = ["backend"] if scenario.kind == "split" else []
     for name, fault in scenario.faults.items():
         named = (("rewrite", fault.rewrite, scenario.guest_names()), ("crash", fault.crash, crashing))
-        detached = ("detach", fault.detach, scenario.guest_names() if scenario.kind == "split" else [])
-        for key, machine, valid in (*named, detached):
+        with_netfront = scenario.guest_names() if scenario.kind == "split" else []
+        driven = (("forge", fault.forge, with_netfront), ("detach", fault.detach, with_netfront))
+        for key, machine, valid in (*named, *driven):
             if machine is not None and machine not in valid:
                 yield ("faults", name, key), _unknown("machine to which that can be done", machine, valid)
         if fault.gate is not None and fault.gate not in scenario.places():

@@ -7,7 +7,7 @@ from lateack.cluster.schema_faults import Condition, Fault, FrameSelector, Trigg
 from lateack.nodes import rules
 
 NETWORK = "network"
-SWITCHED = {"rewrite": "buffers", "detach": "vif", "crash": "netback"}
+SWITCHED = {"rewrite": "buffers", "forge": "headers", "detach": "vif", "crash": "netback"}
 """What is done to a machine, and the place of it at which that is switched."""
 
 

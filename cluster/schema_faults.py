@@ -78,6 +78,7 @@ class Fault(Section):
         "card reads; .tap .socket .mirror .reader .rx, before whoever was given a packet reads it",
     )
     rewrite: Name | None = Field(default=None, description="a guest whose application rewrites what is being written")
+    forge: Name | None = Field(default=None, description="a guest that changes headers of packets it has submitted")
     detach: Name | None = Field(default=None, description="a guest whose frontend closes and connects anew")
     crash: Name | None = Field(default=None, description="the machine whose netback dies, and is back at the end")
     since: Trigger | None = Field(default=None, description="when it begins; without, at once")
@@ -86,10 +87,10 @@ class Fault(Section):
 
     @model_validator(mode="after")
     def _one_action(self) -> "Fault":
-        actions = (self.hold, self.drop, self.gate, self.rewrite, self.detach, self.crash)
+        actions = (self.hold, self.drop, self.gate, self.rewrite, self.forge, self.detach, self.crash)
         if sum(action is not None for action in actions) != 1:
             raise PydanticCustomError(
-                "fault", "needs exactly one of 'hold', 'drop', 'gate', 'rewrite', 'detach' and 'crash'"
+                "fault", "needs exactly one of 'hold', 'drop', 'gate', 'rewrite', 'forge', 'detach' and 'crash'"
             )
         if self.nth and self.drop is None:
             raise PydanticCustomError("fault", "has 'nth', which picks frames to 'drop' (a trigger has its own)")

@@ -27,6 +27,9 @@ from lateack.nodes.facts_host import (
     FrontendClosing as FrontendClosing,
 )
 from lateack.nodes.facts_host import (
+    HeadersForged as HeadersForged,
+)
+from lateack.nodes.facts_host import (
     HostQueueHit as HostQueueHit,
 )
 from lateack.nodes.facts_host import (
@@ -376,6 +379,7 @@ AnyFact = (
     | LingeringCopied
     | BufferRewritten
     | CallAborted
+    | HeadersForged
     | HostQueueHit
     | FrontendClosing
     | VifDisconnected

@@ -68,6 +68,12 @@ class BufferRewritten(Fact, frozen=True, gc=False, tag=True):
     holds: int
 
 
+class HeadersForged(Fact, frozen=True, gc=False, tag=True):
+    """The guest changed the headers of so many packets that it had submitted and that were not answered yet."""
+
+    packets: int
+
+
 class CallAborted(Fact, frozen=True, gc=False, tag=True):
     """The application gave up on a call, by a signal or a soft timeout, before its reply came."""
 

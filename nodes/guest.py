@@ -9,6 +9,7 @@ from lateack.nodes.memory.grants import GrantTable
 from lateack.nodes.memory.pages import Memory
 from lateack.nodes.messages import Message, Noticed, Notify, Xenbus
 from lateack.nodes.node import Audit, Boot, Effect, Event, Received, Time, TimerFired
+from lateack.nodes.split.header_forger import HeaderForger
 from lateack.nodes.split.netfront import Netfront
 from lateack.nodes.split.netfront_life import GRANTS_TIMER, NetfrontLife, VifSwitch
 from lateack.nodes.split.rx_gate import ReceiveGate
@@ -57,6 +58,7 @@ class Guest(Client):
         switches = super().switches()
         switches[f"{self.name}.rx"] = ReceiveGate(self.netfront)
         switches[f"{self.name}.vif"] = VifSwitch(self.life)
+        switches[f"{self.name}.headers"] = HeaderForger(self.netfront, self.effects)
         return switches
 
     def timer(self, name: str, now: Time) -> None:

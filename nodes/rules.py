@@ -65,7 +65,8 @@ class Rule(Record):
     """One rule of a scenario: what it does, where, and from when until when.
 
     `action` is "hold" or "drop" (frames of the network that match `frames`), "gate" (nothing passes `place`), or what
-    is done to a machine at `place`: "rewrite" (its application scribbles over buffers that are being written), "detach"
+    is done to a machine at `place`: "rewrite" (its application scribbles over buffers that are being written), "forge"
+    (the guest changes the headers of packets that it has submitted), "detach"
     (its frontend closes and connects anew), "crash" (its netback dies, and comes back when the rule is over).
     `nth` picks single frames to drop, counted among those that match; empty means all of them. Without `since` the rule
     acts from the start, without `until` to the end.
