@@ -5,7 +5,16 @@ import pytest
 from lateack.cluster import plugins
 from lateack.cluster.experiment import Result, run_experiment
 from lateack.cluster.scenario import load
-from lateack.nodes.facts import BufferRefilled, CompletionDeferred, Counted, LingeringCopied, PacketsDropped
+from lateack.nodes.facts import (
+    BufferRefilled,
+    CompletionDeferred,
+    Counted,
+    FrameDropped,
+    HeadersForged,
+    LingeringCopied,
+    PacketsDropped,
+    RetransmitTimedOut,
+)
 
 BACKENDS = plugins.names("backend")
 STORIES = (
@@ -85,3 +94,22 @@ def test_a_stalled_neighbour_costs_the_sender_the_drain_timeout() -> None:
     ((dropped, _, _, _),) = result.trace.of_type(PacketsDropped)
     refilled = [at for at, _, _, fact in result.trace.of_type(BufferRefilled) if fact.buffer == 12]
     assert refilled == [dropped]
+
+
+@pytest.mark.parametrize("backend", ["dev-zerocopy", "page-foreign", "frag-destructor"])
+def test_a_forged_header_is_forged_too_late(backend: str) -> None:
+    """A packet of those who lend pages still lay on the ring when its headers were forged, and left as it was."""
+    result = run("forged-headers", backend)
+
+    assert [fact.packets for _, _, _, fact in result.trace.of_type(HeadersForged)] == [1]
+    assert result.harms == []
+    assert not result.trace.of_type(FrameDropped)
+
+
+def test_a_header_forged_before_netback_looks_is_the_guests_own_doing() -> None:
+    """The host drops what it cannot make sense of, and TCP sends the segment once more."""
+    result = run("forged-headers", "dev-zerocopy", "faults.egress.gate=backend.ring")
+
+    assert result.harms == []
+    assert len(result.trace.of_type(FrameDropped)) == 1
+    assert result.trace.of_type(RetransmitTimedOut)
