@@ -11,9 +11,10 @@ from setuptools import setup
 
 PACKAGE = Path("src/lateack")
 INTERPRETED = (
-    "nodes/fact.py",  # mypyc would drop the keywords of its classes; so for the next four
+    "nodes/fact.py",  # mypyc would drop the keywords of its classes; so for the next five
     "nodes/facts.py",
     "nodes/facts_host.py",
+    "nodes/facts_storage.py",
     "nodes/messages.py",
     "nodes/node.py",
     "nodes/records.py",  # gives its options to the classes of compiled modules

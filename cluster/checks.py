@@ -11,7 +11,7 @@ from lateack.cluster.mistakes import Path, ScenarioError, Source, dotted, field_
 from lateack.cluster.schema import PAGE_SIZE, Scenario, conditions
 from lateack.cluster.schema_faults import FrameSelector
 from lateack.nodes import facts
-from lateack.nodes.stack.dissect import NFS_PROCEDURES
+from lateack.nodes.stack.recognise import MESSAGES
 
 FACTS: dict[str, type[facts.Fact]] = {fact.__name__: fact for fact in typing.get_args(facts.AnyFact)}
 FIELD_KINDS = {int: "a whole number", bool: "true or false", str: "text"}
@@ -129,8 +129,8 @@ def _selectors(scenario: Scenario) -> Iterator[Problem]:
         for key, machine in (("from", selector.source), ("to", selector.target)):
             if machine is not None and machine not in machines:
                 yield (*path, key), _unknown("machine", machine, machines)
-        if selector.rpc is not None and selector.rpc not in NFS_PROCEDURES:
-            yield (*path, "rpc"), _unknown("NFS procedure", selector.rpc, NFS_PROCEDURES)
+        if selector.rpc is not None and selector.rpc not in MESSAGES:
+            yield (*path, "rpc"), _unknown("NFS procedure", selector.rpc, MESSAGES)
 
 
 def _frame_selectors(scenario: Scenario) -> Iterator[tuple[Path, FrameSelector]]:

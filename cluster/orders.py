@@ -146,6 +146,7 @@ class Orders:
             file=self.files[name],
             mtu=scenario.links.mtu,
             transport=scenario.workload.transport,
+            protocol=scenario.workload.protocol,
             unmount=scenario.workload.unmount,
             stable=FILE_SYNC if scenario.workload.stable == "file-sync" else UNSTABLE,
             buffers=scenario.workload.buffers,
@@ -276,6 +277,7 @@ class Orders:
             | {self.addresses.server.mac: SERVER},
             addresses=self.by_ip,
             rules=self.rules[NETWORK],
+            capture=self.scenario.links.capture,
         )
 
     def _server(self) -> ServerConfig:
@@ -291,6 +293,8 @@ class Orders:
             drc=server.drc,
             drc_entries=server.drc_entries,
             drc_expiry=server.drc_expiry_s * S,
+            protocol=self.scenario.workload.protocol,
+            reboot=server.reboot_ms * MS,
             audit_chunk=self.scenario.workload.write_size,
             pages=self._server_pages(),
         )

@@ -10,11 +10,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, StrictBool, StrictInt, StrictStr
 
 from lateack.cluster.schema_faults import Condition, Count, FactSelector, Fault, Name, Section
+from lateack.cluster.schema_storage import Ceph, Drbd, Iscsi, Milliseconds, Rdma, Rpc, Server
 
 PAGE_SIZE = 4096
 STORY_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
-Milliseconds = Annotated[StrictInt, Field(ge=1, le=86_400_000)]
 Harm = Literal["corrupt-at-rest", "disclosure", "fault", "leak", "stale-on-wire", "stall"]
 
 
@@ -75,25 +75,6 @@ class Host(Section):
     rx_stall_ms: Milliseconds = Field(default=60_000, description="rx_stall_timeout_msecs: then its carrier goes off")
 
 
-class Server(Section):
-    """The NFS server and its duplicate request cache (fs/nfsd/nfscache.c)."""
-
-    drc: Literal["checksum", "no-checksum", "none"] = Field(
-        default="checksum",
-        description="what tells a repeated call: xid and 256 bytes of arguments (2013), xid alone, nothing",
-    )
-    drc_entries: Annotated[StrictInt, Field(ge=1, le=1_000_000)] = Field(default=1024, description="replies remembered")
-    drc_expiry_s: Annotated[StrictInt, Field(ge=1, le=86_400)] = Field(
-        default=120, description="how long they are remembered"
-    )
-    rto_min_ms: Milliseconds | None = Field(
-        default=None, description="the server's own shortest retransmission timeout; the guests' unless it is given"
-    )
-    handle_bytes: Annotated[StrictInt, Field(ge=28, le=64, multiple_of=4)] = Field(
-        default=36, description="length of a file handle; moves the payload within the 256 bytes that the cache sums"
-    )
-
-
 class Direction(Section):
     """One direction of a link; jitter never reorders."""
 
@@ -112,6 +93,10 @@ class Links(Section):
     )
     to_server: Direction = Field(default=Direction(), description="the way of the data")
     to_guests: Direction = Field(default=Direction(), description="the way of acknowledgements and replies")
+    capture: StrictBool = Field(
+        default=False,
+        description="keep every frame that passes an end of a link, as capture.pcapng",
+    )
 
 
 class Workload(Section):
@@ -139,6 +124,19 @@ class Workload(Section):
     abort: StrictBool = Field(default=False, description="a call that times out is given up (soft mount, or a signal)")
     unmount: StrictBool = Field(default=True, description="close the connection at the end; else the mount stays")
     transport: Literal["tcp", "udp"] = Field(default="tcp", description="what carries the calls")
+    protocol: Literal["nfs", "iscsi", "drbd", "ceph"] = Field(
+        default="nfs",
+        description="what the file is written through: NFS, a target's disk, a replicated disk, an object store",
+    )
+    passes: Annotated[StrictInt, Field(ge=1, le=16)] = Field(
+        default=1, description="how often the file is written from end to end; all but the last time with other bytes"
+    )
+    release: Literal["commit", "reply"] = Field(
+        default="commit", description="when the pages of an UNSTABLE write are let go: at its COMMIT, or too early"
+    )
+    stable_pages: StrictBool = Field(
+        default=False, description="whether who would rewrite a page that is being written waits until it is done"
+    )
 
 
 class Datagrams(Section):
@@ -171,18 +169,6 @@ class Tcp(Section):
     )
 
 
-class Rpc(Section):
-    """The RPC client's timeouts (include/linux/nfs_fs.h)."""
-
-    timeo_ms: Milliseconds | None = Field(
-        default=None, description="first timeout; the protocol's own: TCP 60000, UDP 1100"
-    )
-    retrans: Annotated[StrictInt, Field(ge=0, le=1000)] | None = Field(
-        default=None, description="repeats before a major timeout; the protocol's own: TCP 2, UDP 3"
-    )
-    soft: StrictBool = Field(default=False, description="give up at a major timeout instead of trying for ever")
-
-
 class Expectation(Section):
     """The harms to expect when the scenario's keys have these values; a list of values means any of them."""
 
@@ -190,24 +176,27 @@ class Expectation(Section):
     harms: tuple[Harm, ...] = Field(description="what the oracles must find; empty is safe")
 
 
-Kind = Literal["split", "metal", "block", "loopback"]
+Kind = Literal["split", "metal", "block", "loopback", "rdma"]
 MACHINES: dict[Kind, tuple[str, ...]] = {
     "split": ("backend", "network", "server"),
     "metal": ("network", "server"),
     "block": ("backend", "network", "server"),
     "loopback": ("network",),
+    "rdma": ("network", "server"),
 }
 BACKEND_PLACES: dict[Kind, tuple[str, ...]] = {
     "split": ("ring", "queue", "nic", "tap", "mirror", "socket"),
     "metal": (),
     "block": ("queue", "nic"),
     "loopback": (),
+    "rdma": (),
 }
 GUEST_PLACES: dict[Kind, tuple[str, ...]] = {
     "split": ("rx", "tap"),
     "metal": ("queue", "nic", "tap"),
     "block": (),
     "loopback": ("reader", "tap"),
+    "rdma": ("nic",),
 }
 
 
@@ -228,7 +217,7 @@ class Scenario(Section):
     kind: Kind = Field(
         default="split",
         description="who there is: guests behind netback; bare-metal hosts; guests whose disk the backend keeps on "
-        "NFS; or one host that serves itself",
+        "NFS; one host that serves itself; or hosts whose adapters read and write memory by themselves",
     )
     tells: StrictStr = Field(default="", description="what happens and why, in prose")
     seed: Annotated[StrictInt, Field(ge=0, le=2**63 - 1)] = Field(default=1, description="of all dice")
@@ -241,6 +230,10 @@ class Scenario(Section):
     datagrams: tuple[Datagrams, ...] = Field(default=(), description="traffic besides the copies")
     tcp: Tcp = Tcp()
     rpc: Rpc = Rpc()
+    iscsi: Iscsi = Iscsi()
+    drbd: Drbd = Drbd()
+    ceph: Ceph = Ceph()
+    rdma: Rdma = Rdma()
     faults: dict[str, Fault] = Field(default={}, description="causal rules by name")
     requires: tuple[FactSelector, ...] = Field(default=(), description="facts without which there is nothing to judge")
     expect: tuple[Expectation, ...] = Field(default=(), description="the first whose `when` holds counts")

@@ -196,9 +196,9 @@ class BlockBackend:
             self.rpc_armed = None
         for disk in self.disks.values():
             if name == RPC_TIMER:
-                disk.nfs.calls_timed_out(now)
-            elif disk.nfs.socket is not None:
-                disk.nfs.watch_connection(disk.nfs.socket, now)
+                disk.nfs.timed_out(now)
+            else:
+                disk.nfs.watch(now)
 
     def _arm_rpc_timer(self) -> None:
         """Wake up at the earliest timeout of a call; an earlier wake-up that is on its way does as well."""

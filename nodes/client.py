@@ -22,7 +22,8 @@ from lateack.nodes.stack.tap import TappedDevice
 from lateack.nodes.stack.tcp import Device, TcpParameters
 from lateack.nodes.storage import nfs
 from lateack.nodes.storage.nfs_client import NfsClient, NfsMount
-from lateack.nodes.storage.nfs_write import NfsWrite
+from lateack.nodes.storage.page_write import PageWrite
+from lateack.nodes.storage.remote import RemoteStorage
 from lateack.nodes.storage.rpc_client import RpcTimeouts
 from lateack.nodes.strategies.guest import GuestStrategy, Write
 
@@ -44,6 +45,7 @@ class ClientConfig(Record):
     file: str
     mtu: int = 1500
     transport: str = "tcp"
+    protocol: str = "nfs"
     unmount: bool = True
     stable: int = nfs.FILE_SYNC
     buffers: int = 4
@@ -92,20 +94,26 @@ class Client:
         self.strategy = strategy(self)
         if self.strategy.watches_clones:
             self.stack.clone_hook = self.strategy
-        mount = NfsMount(
-            config.name, config.server, config.root, config.transport, config.rpc, config.stable, config.first_xid,
-            config.unmount, aborts=config.abort, pins=config.reuse in (REALLOCATED, COPY_ON_WRITE),
-        )  # fmt: skip
-        self.nfs = NfsClient(mount, self.stack, self.copier, self.strategy)
+        self.remote = self._remote()
         self.chatters = chatters_of(
             config.datagrams, self.stack, memory, first_frame=first_datagram, first_index=config.buffers
         )
-        self.completed: list[NfsWrite] = []
+        self.completed: list[PageWrite] = []
         self.rpc_armed: int | None = None
         self.copied_bytes = 0
         self.now = 0
         self.gates: Gates | None = None
         self.tap: TappedDevice | None = None
+
+    def _remote(self) -> RemoteStorage:
+        """Return what the file is written through."""
+        config = self.config
+        assert config.protocol == "nfs", f"there is no {config.protocol} here"
+        mount = NfsMount(
+            config.name, config.server, config.root, config.transport, config.rpc, config.stable, config.first_xid,
+            config.unmount, aborts=config.abort, pins=config.reuse in (REALLOCATED, COPY_ON_WRITE),
+        )  # fmt: skip
+        return NfsClient(mount, self.stack, self.copier, self.strategy)
 
     def attach(self, device: Device) -> None:
         """Put the stack on a device; where somebody listens, or a rule says when, a tap lies between."""
@@ -139,7 +147,7 @@ class Client:
         self.flush_device()
         if self.tap is not None:
             self.tap.reader.read()
-        deadline = self.nfs.rpc.deadline
+        deadline = self.remote.next_deadline()
         if deadline is not None and (self.rpc_armed is None or deadline < self.rpc_armed):
             # The earliest call timeout; an earlier wake-up that is on its way does as well.
             self.rpc_armed = deadline
@@ -174,7 +182,7 @@ class Client:
 
     def complete(self, write: Write) -> None:
         """Tell the application that *write* is done; it refills the buffer at the end of this very event."""
-        assert isinstance(write, NfsWrite) and not write.done, "a write was completed twice"
+        assert isinstance(write, PageWrite) and not write.done, "a write was completed twice"
         write.done = True
         self.completed.append(write)
 
@@ -194,9 +202,9 @@ class Client:
                     WriteCompleted(write.xid, copier.file, write.offset, write.count, now - write.issued_at)
                 )
             if not copier.over and copier.refill(write.buffer):
-                self.nfs.write(write.buffer, now)
-        if copier.finished() and not self.nfs.unmounting and not copier.over:
-            self.nfs.unmount(now)
+                self.remote.write(write.buffer, now)
+        if copier.finished() and not self.remote.finishing and not copier.over:
+            self.remote.finish(now)
 
     # --- events from below --------------------------------------------------------------------------------------------
 
@@ -204,11 +212,10 @@ class Client:
         """Take a timer of the RPC client or of the stack."""
         if name == RPC_TIMER:
             self.rpc_armed = None
-            self.nfs.calls_timed_out(now)
+            self.remote.timed_out(now)
             return
         self.stack.timer_fired(name, now)
-        if self.nfs.socket is not None:
-            self.nfs.watch_connection(self.nfs.socket, now)
+        self.remote.watch(now)
 
     def _follow_own_facts(self, now: Time) -> None:
         """Rules may wait for what this very machine records; what they do may record more."""
@@ -230,16 +237,15 @@ class Client:
         """Record what was never given back and what the run cost; a machine adds what its device knows."""
         left["page references"] = self.copier.shared_pages()
         left["socket buffers"] = self.slab.outstanding
-        left["calls without a reply"] = len(self.nfs.rpc.pending)
+        left["calls without a reply"] = self.remote.outstanding()
         if self.copier.over and self.copier.finished():  # else it broke off in the middle and holds what it needed
             self.effects += [LeftOver(what, count) for what, count in left.items() if count]
         if self.tap is not None:
             self.tap.reader.look()
             self.copied_bytes += self.tap.copied_bytes
         counted["copied_bytes"] = self.copied_bytes
-        counted["payload_bytes"] = self.nfs.payload_bytes
-        counted["rpc_retransmissions"] = self.nfs.rpc.retransmissions
-        counted["unmatched_replies"] = self.nfs.rpc.unmatched_replies
+        counted["payload_bytes"] = self.remote.payload_bytes
+        counted.update(self.remote.counted())
         self.effects += [Counted(name, amount) for name, amount in counted.items()]
 
 
@@ -253,9 +259,8 @@ class Scribbler:
 
     def on(self) -> None:
         """Turn every bit of each buffer whose write the application has not been told is done."""
-        for request in self.client.nfs.rpc.pending.values():
-            write = request.context
-            if isinstance(write, NfsWrite) and not write.done:
+        for write in self.client.remote.writes_in_flight():
+            if not write.done:
                 self.client.copier.rewrite(write.buffer)
 
     def off(self) -> None:

@@ -7,63 +7,40 @@ live state. Digests are xxh3-64 of the bytes they stand for; sequence numbers ar
 from lateack.nodes.fact import Fact as Fact
 from lateack.nodes.facts_host import (
     AccessFault as AccessFault,
-)
-from lateack.nodes.facts_host import (
     BufferRewritten as BufferRewritten,
-)
-from lateack.nodes.facts_host import (
     CallAborted as CallAborted,
-)
-from lateack.nodes.facts_host import (
     CarrierLost as CarrierLost,
-)
-from lateack.nodes.facts_host import (
     ForeignPageFreed as ForeignPageFreed,
-)
-from lateack.nodes.facts_host import (
     FrontendBroken as FrontendBroken,
-)
-from lateack.nodes.facts_host import (
     FrontendClosing as FrontendClosing,
-)
-from lateack.nodes.facts_host import (
     HeadersForged as HeadersForged,
-)
-from lateack.nodes.facts_host import (
     HostQueueHit as HostQueueHit,
-)
-from lateack.nodes.facts_host import (
     LingeringCopied as LingeringCopied,
-)
-from lateack.nodes.facts_host import (
     NetbackDied as NetbackDied,
-)
-from lateack.nodes.facts_host import (
     NetbackRestarted as NetbackRestarted,
-)
-from lateack.nodes.facts_host import (
     PacketRead as PacketRead,
-)
-from lateack.nodes.facts_host import (
     PacketsDropped as PacketsDropped,
-)
-from lateack.nodes.facts_host import (
     VbdConnected as VbdConnected,
-)
-from lateack.nodes.facts_host import (
     VbdDisabled as VbdDisabled,
-)
-from lateack.nodes.facts_host import (
     VbdDisconnected as VbdDisconnected,
-)
-from lateack.nodes.facts_host import (
     VifConnected as VifConnected,
-)
-from lateack.nodes.facts_host import (
     VifDisabled as VifDisabled,
-)
-from lateack.nodes.facts_host import (
     VifDisconnected as VifDisconnected,
+)
+from lateack.nodes.facts_storage import (
+    AccessRefused as AccessRefused,
+    ConnectionCut as ConnectionCut,
+    DigestFailed as DigestFailed,
+    FrameCaptured as FrameCaptured,
+    MemoryInvalidated as MemoryInvalidated,
+    MemoryRegistered as MemoryRegistered,
+    QueuePairFailed as QueuePairFailed,
+    Reconnecting as Reconnecting,
+    ServerCrashed as ServerCrashed,
+    ServerRestarted as ServerRestarted,
+    SessionRecovered as SessionRecovered,
+    VerifierChanged as VerifierChanged,
+    WorkCompleted as WorkCompleted,
 )
 
 # --- the application and its page buffers (guest) ---------------------------------------------------------------------
@@ -388,4 +365,17 @@ AnyFact = (
     | VbdConnected
     | VbdDisabled
     | VbdDisconnected
+    | FrameCaptured
+    | ServerCrashed
+    | ServerRestarted
+    | Reconnecting
+    | ConnectionCut
+    | VerifierChanged
+    | DigestFailed
+    | SessionRecovered
+    | MemoryRegistered
+    | MemoryInvalidated
+    | AccessRefused
+    | WorkCompleted
+    | QueuePairFailed
 )

@@ -41,7 +41,7 @@ class Guest(Client):
                 frames = self.netfront.interrupt(now)
                 if frames:
                     self.stack.receive_burst(frames, now)
-                    self.nfs.received(now)
+                    self.remote.received(now)
             else:
                 self._received(message, now)
         elif isinstance(event, TimerFired):
@@ -90,7 +90,7 @@ class Guest(Client):
         self.netfront.connected()
         if not self.started:
             self.started = True
-            self.nfs.connect(now)
+            self.remote.connect(now)
             for chatter in self.chatters:
                 if not chatter.order.after_copy:
                     chatter.start(now)

@@ -15,8 +15,9 @@ from lateack.nodes.client import Client, ClientConfig
 from lateack.nodes.gates import Switch
 from lateack.nodes.memory.pages import Memory
 from lateack.nodes.messages import Noticed
-from lateack.nodes.nfs_service import NfsService, ServerConfig
+from lateack.nodes.nfs_service import NfsService
 from lateack.nodes.node import Audit, Boot, Effect, Event, Received, Time, TimerFired
+from lateack.nodes.service import ServerConfig
 from lateack.nodes.stack.loopback import SOFTIRQ, LoopbackDevice
 from lateack.nodes.stack.tcp import CLOSE_WAIT, TcpSocket
 from lateack.nodes.storage import nfs
@@ -89,14 +90,14 @@ class Loopback(Client):
         if self.gates is not None:
             self.gates.start()
         self.service.listen()
-        self.nfs.connect(now)
+        self.remote.connect(now)
 
     def _timer(self, name: str, now: Time) -> None:
         if name != SOFTIRQ:
             self.timer(name, now)
             return
         self.device.receive(now)
-        self.nfs.received(now)
+        self.remote.received(now)
         self.serve(now)
 
     def _audit(self) -> None:

@@ -43,7 +43,7 @@ class Metal(Client):
             case Boot():
                 if self.gates is not None:
                     self.gates.start()
-                self.nfs.connect(now)
+                self.remote.connect(now)
             case Audit():
                 self._audit()
         return self.end_event(now)
@@ -66,7 +66,7 @@ class Metal(Client):
     def _received(self, message: Message, now: Time) -> None:
         if isinstance(message, Frames):
             self.stack.receive_burst(message.frames, now)
-            self.nfs.received(now)
+            self.remote.received(now)
         else:
             assert isinstance(message, Noticed), f"a bare-metal host has no use for {message}"
             assert self.gates is not None

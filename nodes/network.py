@@ -9,7 +9,7 @@ import random
 from collections import deque
 from collections.abc import Sequence
 
-from lateack.nodes.facts import Fact, FrameHeld, FrameLost, FramesReleased
+from lateack.nodes.facts import Fact, FrameCaptured, FrameHeld, FrameLost, FramesReleased
 from lateack.nodes.messages import Frames, Message, Noticed
 from lateack.nodes.node import BURST_MAX, Effect, Event, Received, Send, SetTimer, Time, TimerFired
 from lateack.nodes.records import Record
@@ -42,6 +42,7 @@ class NetworkConfig(Record):
     addresses: dict[int, str]
     rules: tuple[Rule, ...] = ()
     seed: int = 1
+    capture: bool = False
 
 
 class Link:
@@ -73,6 +74,7 @@ class Network:
         self.effects: list[Effect] = []
         self.links = {link.target: Link(link, config.seed) for link in config.links}
         self.by_mac = {mac: self.links[target] for mac, target in config.links_by_mac.items()}
+        self.capture = config.capture
         self.rules = [RuleState(rule, config.name) for rule in config.rules]
         self.judging = self.changed = bool(self.rules)
         self.waits_for_itself = any(rule.own_facts_awaited for rule in self.rules)
@@ -83,12 +85,16 @@ class Network:
         if isinstance(event, Received):
             message = event.message
             if isinstance(message, Frames):
+                if self.capture:
+                    self.effects += [FrameCaptured(event.source, True, frame) for frame in message.frames]
                 self._enqueue(self._judge(message.frames) if self.judging else message.frames, now)
             else:
                 self._received(message, now)
         elif isinstance(event, TimerFired):
             self._deliver(self.links[event.name], now)
         effects = self.effects
+        if self.capture:
+            self._capture_deliveries()
         if self.changed or (self.waits_for_itself and effects):
             self._own_facts(now)
         if not effects:
@@ -96,6 +102,14 @@ class Network:
         done = effects.copy()
         effects.clear()
         return done
+
+    def _capture_deliveries(self) -> None:
+        """Record what arrives at the far ends of the links, in front of the orders that deliver it."""
+        orders, self.effects[:] = self.effects.copy(), ()
+        for effect in orders:
+            if isinstance(effect, Send) and isinstance(effect.message, Frames):
+                self.effects += [FrameCaptured(effect.target, False, frame) for frame in effect.message.frames]
+            self.effects.append(effect)
 
     def _received(self, message: Message, now: Time) -> None:
         """Take what is no burst of frames."""

@@ -7,15 +7,15 @@ from collections.abc import Sequence
 
 from lateack.nodes.facts import Counted, DuplicateCall, FileAtRest, WriteExecuted
 from lateack.nodes.node import Time
-from lateack.nodes.records import Record
-from lateack.nodes.stack.host import HostAddress, IpStack
+from lateack.nodes.service import ServerConfig, Service
+from lateack.nodes.stack.host import IpStack
 from lateack.nodes.stack.packets import address_text, digest_of
 from lateack.nodes.stack.skb import pages_holding
-from lateack.nodes.stack.tcp import MAY_SEND, TcpParameters, TcpSocket
+from lateack.nodes.stack.tcp import MAY_SEND, TcpSocket
 from lateack.nodes.stack.tcp_output import tcp_sendmsg
-from lateack.nodes.stack.udp import UdpSocket, udp_sendmsg
+from lateack.nodes.stack.udp import udp_sendmsg
 from lateack.nodes.storage import nfs, server_events
-from lateack.nodes.storage.drc import DuplicateRequestCache, Mode
+from lateack.nodes.storage.drc import DuplicateRequestCache
 from lateack.nodes.storage.nfs import TRANSFER_BYTES_MAX, NfsError
 from lateack.nodes.storage.nfs_server import NfsServer
 from lateack.nodes.storage.rpc import RecordReader, RecordTooLong, record_mark
@@ -25,37 +25,14 @@ REPLY_HEAD_BYTES = 256
 """How much of a datagram's reply lies in the packet's linear area; the rest is put into pages."""
 
 
-class ServerConfig(Record):
-    """What the server is told at boot."""
-
-    name: str
-    network: str
-    address: HostAddress
-    neighbours: dict[int, bytes]
-    clients: dict[int, str]
-    tcp: TcpParameters
-    mtu: int = 1500
-    drc: Mode = "checksum"
-    drc_entries: int = 1024
-    drc_expiry: int = 120_000_000_000
-    queue_frames: int = 10_000
-    verifier: bytes = b"lateack1"
-    pages: int = 1024
-    audit_chunk: int = 4096
-
-
-class NfsService:
+class NfsService(Service):
     """Port 2049 of one host over the `store` that it was handed; its owner says when a socket has something."""
 
     def __init__(self, config: ServerConfig, store: Store, stack: IpStack) -> None:
-        self.config = config
-        self.store = store
-        self.stack = stack
-        self.effects = stack.effects
+        super().__init__(config, store, stack)
         self.drc = DuplicateRequestCache(config.drc, entries_max=config.drc_entries, expiry=config.drc_expiry)
         self.server = NfsServer(store, config.verifier, self.drc, TRANSFER_BYTES_MAX)
         self.readers: dict[TcpSocket, RecordReader] = {}
-        self.udp: UdpSocket | None = None
         self.files: dict[str, None] = {}
 
     def listen(self) -> None:

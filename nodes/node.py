@@ -75,6 +75,15 @@ class CancelTimer(msgspec.Struct, frozen=True, gc=False):
     name: str
 
 
+class Halt(msgspec.Struct, frozen=True, gc=False):
+    """Kill me here: nothing behind this effect happens, and all that is not on a disk is gone.
+
+    The world makes the machine anew over the same disk and boots it when `restart_after` ns have passed.
+    """
+
+    restart_after: Time
+
+
 # A fact is an effect as it stands: recording is so frequent that a wrapper around each one was measurable.
 Effect = Send | SetTimer | CancelTimer | Fact
 

@@ -9,8 +9,8 @@ from lateack.nodes.facts import LeftOver
 from lateack.nodes.memory.pages import HeadSlab, Memory, PagePool
 from lateack.nodes.messages import Frames
 from lateack.nodes.nfs_service import NfsService
-from lateack.nodes.nfs_service import ServerConfig as ServerConfig
 from lateack.nodes.node import Boot, Effect, Event, Received, Time, TimerFired, send_frames
+from lateack.nodes.service import ServerConfig as ServerConfig, Service
 from lateack.nodes.stack.host import IpStack
 from lateack.nodes.stack.nic import Nic
 from lateack.nodes.stack.tcp import CLOSE_WAIT
@@ -18,6 +18,10 @@ from lateack.nodes.storage.store import Store
 
 SERVER_DOMID = 0x7FF0
 """The server is no guest; its memory only needs a name that no guest has (DOMID_FIRST_RESERVED)."""
+
+
+SERVICES: dict[str, type[Service]] = {"nfs": NfsService}
+"""Which service there is for which protocol."""
 
 
 class Server:
@@ -36,7 +40,7 @@ class Server:
         )  # fmt: skip
         self.nic = Nic(f"{config.name}.nic", self.effects, queue_max=config.queue_frames)
         self.stack.device = self.nic
-        self.service = NfsService(config, store, self.stack)
+        self.service = SERVICES[config.protocol](config, store, self.stack)
 
     def handle(self, event: Event, now: Time) -> Sequence[Effect]:
         """Take one event at `now`; see `Node`."""

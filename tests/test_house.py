@@ -14,7 +14,7 @@ SOURCES = sorted(path for top in ("nodes", "cluster") for path in (HOME / top).r
 NODES = [path for path in SOURCES if path.is_relative_to(HOME / "nodes")]
 CLUSTER = [path for path in SOURCES if path.is_relative_to(HOME / "cluster")]
 MACHINES = ("guest", "metal", "loopback", "block_guest", "backend", "block_backend", "network", "server")
-DATA_FORMATS = {"msgspec", "msgpack", "xxhash"}
+DATA_FORMATS = {"msgspec", "msgpack", "xxhash", "crc32c"}
 LINES_MAX = 400
 # In two parts, so that this very file does not say them.
 FORBIDDEN = tuple(
@@ -50,7 +50,7 @@ def test_there_is_a_house() -> None:
 
 @pytest.mark.parametrize("path", NODES, ids=name_of)
 def test_the_machines_know_nothing_around_them(path: Path) -> None:
-    """`nodes` imports the standard library, three data formats and itself: no cluster, no Ray, no gRPC, no pydantic."""
+    """`nodes` imports the standard library, data formats, checksums and itself: no cluster, Ray, gRPC or pydantic."""
     foreign = {
         module
         for module in imports_of(path)

@@ -28,8 +28,7 @@ from lateack.nodes.memory.ring import INDEX_MASK, REQ_EVENT, full_fence
 from lateack.nodes.messages import Notify
 from lateack.nodes.node import Effect, Send
 from lateack.nodes.split.gref_mappings import GrefMappings
-from lateack.nodes.split.netback_rx import RX_QUEUE_BYTES_MAX as RX_QUEUE_BYTES_MAX
-from lateack.nodes.split.netback_rx import GuestReceive
+from lateack.nodes.split.netback_rx import RX_QUEUE_BYTES_MAX as RX_QUEUE_BYTES_MAX, GuestReceive
 from lateack.nodes.split.xenbus import DOMAIN_0, EVENT_CHANNEL, GRANT_FRAME
 from lateack.nodes.stack.skb import SkBuff
 from lateack.nodes.strategies.backend import BackendStrategy, TxSlot

@@ -64,8 +64,8 @@ class NfsDisk:
         if self.state == INITIALISED and image.opened:
             self.state = CONNECTED
             vbd.connect()
-        elif self.state == CLOSING and not self.writes and not image.over and not self.nfs.unmounting:
-            self.nfs.unmount(now)
+        elif self.state == CLOSING and not self.writes and not image.over and not self.nfs.finishing:
+            self.nfs.finish(now)
         if image.over and not self.writes and self.state in (INITIALISED, CLOSING):
             self.state = CLOSED
             vbd.disconnect()

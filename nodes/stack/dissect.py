@@ -8,22 +8,15 @@ from struct import Struct
 from lateack.nodes.records import LightState
 from lateack.nodes.stack.lifetime import frag_view
 from lateack.nodes.stack.packets import IPPROTO_TCP, IPPROTO_UDP, datagram_key, flow_name, fragment_flow_name
+from lateack.nodes.stack.recognise import UNNAMED, Recogniser, recogniser_of
 from lateack.nodes.stack.skb import SkBuff, skb_linear
 
-NFS_PROGRAM = 100003
-NFS_PROCEDURES = (
-    "NULL", "GETATTR", "SETATTR", "LOOKUP", "ACCESS", "READLINK", "READ", "WRITE", "CREATE", "MKDIR", "SYMLINK",
-    "MKNOD", "REMOVE", "RMDIR", "RENAME", "LINK", "READDIR", "READDIRPLUS", "FSSTAT", "FSINFO", "PATHCONF", "COMMIT",
-)  # fmt: skip
-RPC_HEADER = Struct("!IIIIII")
-RPC_START = Struct("!II")
 FLOW = Struct("!IIHH")
 TCP_HEAD = Struct("!12x2s9xB2x12sIIH")
 """What a sniffer reads of a frame's first 48 bytes: type, protocol, addresses and ports, seq, ack, offset and flags."""
 TCP_FRAME_MIN = 54
 ETHERTYPE_IPV4 = b"\x08\x00"
 NOTHING_BUT_ACK = ("ack", "", 0)
-UNKNOWN = ("", "", 0)
 
 FIRST_BYTES = 128
 """What is enough to decode a frame, up to the procedure of an RPC call."""
@@ -31,7 +24,7 @@ FIRST_BYTES = 128
 FLOWS_MAX = 4096
 """Flows whose names are remembered before the memory is emptied."""
 
-_flows: dict[bytes, tuple[int, int, str]] = {}
+_flows: dict[bytes, tuple[int, int, str, Recogniser]] = {}
 
 
 class Dissection(LightState):
@@ -58,10 +51,10 @@ def dissect(frame: bytes, names: dict[int, str], more: int = 0) -> Dissection:
     kind_of_frame, protocol, key, seq, ack, offset_flags = TCP_HEAD.unpack_from(frame)
     if protocol != IPPROTO_TCP or kind_of_frame != ETHERTYPE_IPV4:
         return _dissect_other(frame, names, more)
-    source, target, flow = _flows.get(key) or _learn(key)
+    source, target, flow, recognise = _flows.get(key) or _learn(key)
     start = 34 + (offset_flags >> 10 & 0x3C)
     length = size - start + more
-    kind, rpc, xid = _rpc(frame, start + 4) if length else NOTHING_BUT_ACK
+    kind, rpc, xid = recognise(frame, start, True) if length else NOTHING_BUT_ACK
     return Dissection(
         names.get(source, ""), names.get(target, ""), "tcp", flow, seq, ack, offset_flags & 0x3F, length, kind, rpc, xid
     )
@@ -83,44 +76,24 @@ def _dissect_other(frame: bytes, names: dict[int, str], more: int) -> Dissection
     if size < 42 or frame[12:14] != ETHERTYPE_IPV4:
         return Dissection(length=size + more)
     key = frame[26:38]
-    source, target, flow = _flows.get(key) or _learn(key)
+    source, target, flow, recognise = _flows.get(key) or _learn(key)
     if frame[23] != IPPROTO_UDP:
         return Dissection(names.get(source, ""), names.get(target, ""), length=size + more)
     key, seq, start = datagram_key(frame)
     if len(key) == 8:
         flow = fragment_flow_name(source, target)
     # Only a datagram's first packet begins with its ports; of any other nothing but the addresses is known.
-    kind, rpc, xid = _rpc(frame, 42) if start == 42 or not seq & 0xFFFF else UNKNOWN
+    kind, rpc, xid = recognise(frame, 42, False) if start == 42 or not seq & 0xFFFF else UNNAMED
     return Dissection(
         names.get(source, ""), names.get(target, ""), "udp", flow, seq, 0, 0, size - start + more, kind, rpc, xid
     )
 
 
-def _learn(key: bytes) -> tuple[int, int, str]:
+def _learn(key: bytes) -> tuple[int, int, str, Recogniser]:
     """Name the flow of these addresses and ports, once."""
     source, target, sport, dport = FLOW.unpack(key)
     if len(_flows) >= FLOWS_MAX:
         _flows.clear()
-    known = _flows[key] = (source, target, flow_name(source, sport, target, dport))
+    flow = flow_name(source, sport, target, dport)
+    known = _flows[key] = (source, target, flow, recogniser_of(sport, dport))
     return known
-
-
-def _rpc(frame: bytes, start: int) -> tuple[str, str, int]:
-    """Recognise an ONC RPC message at *start*; the emulator's senders begin every record in a segment of its own."""
-    if len(frame) < start + RPC_HEADER.size:
-        return _short_rpc(frame, start)
-    xid, message_type, rpc_version, program, _, procedure = RPC_HEADER.unpack_from(frame, start)
-    if message_type == 1:
-        return "reply", "", xid
-    if message_type == 0 and rpc_version == 2 and program == NFS_PROGRAM and procedure < len(NFS_PROCEDURES):
-        return "call", NFS_PROCEDURES[procedure], xid
-    return UNKNOWN
-
-
-def _short_rpc(frame: bytes, start: int) -> tuple[str, str, int]:
-    """Recognise a reply of which too little is here for a call's header."""
-    if len(frame) >= start + 8:
-        xid, message_type = RPC_START.unpack_from(frame, start)
-        if message_type == 1:
-            return "reply", "", xid
-    return UNKNOWN

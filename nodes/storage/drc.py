@@ -18,8 +18,8 @@ ENTRIES_MAX_DEFAULT: Final = 65536
 _LOW_1024 = (1 << 1024) - 1
 _LOW_512 = (1 << 512) - 1
 
-Mode = Literal["none", "no-checksum", "checksum"]
-"""No cache at all, the key of kernels before v3.9, or the key with a checksum of the arguments."""
+Mode = Literal["none", "no-checksum", "checksum", "ganesha-like"]
+"""No cache at all, the key of kernels before v3.9, the key with a checksum of the arguments, or a table per client."""
 
 Client = tuple[str, int]
 """Who called: address and port."""

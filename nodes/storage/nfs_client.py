@@ -25,6 +25,8 @@ from lateack.nodes.storage import nfs, nfs_calls, nfs_replies
 from lateack.nodes.storage.nfs import SetAttributes
 from lateack.nodes.storage.nfs_mount import NfsMount as NfsMount
 from lateack.nodes.storage.nfs_write import NfsWrite as NfsWrite
+from lateack.nodes.storage.page_write import PageWrite
+from lateack.nodes.storage.remote import RemoteStorage
 from lateack.nodes.storage.rpc import (
     AuthSys,
     RecordReader,
@@ -41,15 +43,16 @@ from lateack.nodes.strategies.guest import GuestStrategy
 PADDING = (b"", b"\0\0\0", b"\0\0", b"\0")
 
 
-class NfsClient:
+class NfsClient(RemoteStorage):
     """One mount with one file on it; `socket` is None until it is mounted, and always over UDP."""
 
     __slots__ = (
-        "copier", "credential", "effects", "file", "mount", "opened", "payload_bytes", "reader", "rpc", "socket",
-        "stack", "strategy", "udp", "unmounting",
+        "copier", "credential", "effects", "file", "mount", "opened", "reader", "rpc", "socket", "stack", "strategy",
+        "udp",
     )  # fmt: skip
 
     def __init__(self, mount: NfsMount, stack: IpStack, copier: Copier, strategy: GuestStrategy) -> None:
+        super().__init__()
         self.mount = mount
         self.stack = stack
         self.effects = stack.effects
@@ -62,8 +65,6 @@ class NfsClient:
         self.udp: UdpSocket | None = None
         self.file = b""
         self.opened = False
-        self.unmounting = False
-        self.payload_bytes = 0
 
     # --- the connection -----------------------------------------------------------------------------------------------
 
@@ -75,9 +76,9 @@ class NfsClient:
         else:
             self.socket = self.stack.connect(self.mount.server, nfs.PORT, now)
 
-    def unmount(self, now: Time) -> None:
+    def finish(self, now: Time) -> None:
         """Every byte is written: close the connection once no call waits, and finish the copy when it is closed."""
-        self.unmounting = True
+        self.finishing = True
         if not self.rpc.pending:
             self._disconnect(now)
         # Else the strategy has believed somebody else than the server, whose replies are still to come.
@@ -97,22 +98,43 @@ class NfsClient:
             if sk.received:
                 self._read_replies(sk, now)
             if sk.state != ESTABLISHED:
-                self.watch_connection(sk, now)
+                self.watch(now)
         elif self.udp is not None:
             for _, _, record in self.udp.take_received():
                 self._reply(record, now)
 
-    def watch_connection(self, sk: TcpSocket, now: Time) -> None:
+    def watch(self, now: Time) -> None:
         """Tell the application what the end of the connection means, whichever side has ended it."""
-        if self.copier.over:
+        sk = self.socket
+        if sk is None or self.copier.over:
             return
-        if self.unmounting and sk.state in (TIME_WAIT, CLOSED):
+        if self.finishing and sk.state in (TIME_WAIT, CLOSED):
             self.copier.finish()
         elif sk.state == CLOSED:
             self.copier.fail("the connection to the server was lost")
         elif sk.state == CLOSE_WAIT:
             self.stack.close(sk, now)
             self.copier.fail("the server closed the connection")
+
+    def next_deadline(self) -> Time | None:
+        """Return when the first call runs out of patience."""
+        return self.rpc.deadline
+
+    def writes_in_flight(self) -> list[PageWrite]:
+        """Return the writes whose WRITE or COMMIT has not been answered."""
+        contexts = [request.context for request in self.rpc.pending.values()]
+        return [context for context in contexts if isinstance(context, NfsWrite)]
+
+    def outstanding(self) -> int:
+        """Return how many calls have no reply."""
+        return len(self.rpc.pending)
+
+    def counted(self) -> dict[str, int]:
+        """Return what RPC has counted."""
+        return {
+            "rpc_retransmissions": self.rpc.retransmissions,
+            "unmatched_replies": self.rpc.unmatched_replies,
+        }
 
     # --- calls --------------------------------------------------------------------------------------------------------
 
@@ -132,7 +154,7 @@ class NfsClient:
         self._call(nfs.WRITE, arguments, write, now)
         return write
 
-    def calls_timed_out(self, now: Time) -> None:
+    def timed_out(self, now: Time) -> None:
         """Send again what waited too long, or give up where the mount is soft."""
         for request, wants in self.rpc.expired(now):
             # A minor timeout counts up, a major one starts the count again.
@@ -158,7 +180,7 @@ class NfsClient:
             self.strategy.aborted(write)
             if not write.done:
                 self.effects.append(CompletionDeferred(write.xid))
-        if self.unmounting and not self.rpc.pending:
+        if self.finishing and not self.rpc.pending:
             self._disconnect(now)
 
     def _open_file(self, now: Time) -> None:
@@ -184,7 +206,7 @@ class NfsClient:
     def _transmit(self, request: RpcRequest, now: Time) -> None:
         """Hand a call to the transport; every transmission asks the strategy anew what of the pages may go down."""
         if self.socket is not None and self.socket.state not in MAY_SEND:
-            return  # Linux would connect anew (xprt_connect); this guest gives up, see `watch_connection`
+            return  # Linux would connect anew (xprt_connect); this guest gives up, see `watch`
         self.rpc.transmitted(request, now)
         self.effects.append(CallTransmitted(request.xid, request.proc, request.transmissions))
         head, tail = request.head, request.tail
@@ -232,7 +254,7 @@ class NfsClient:
                 self._result(request, record, reply.results, now)
         except XdrError as reason:
             self.copier.fail(f"the server's reply does not decode: {reason}")
-        if self.unmounting and not self.rpc.pending:
+        if self.finishing and not self.rpc.pending:
             self._disconnect(now)
 
     def _result(self, request: RpcRequest, record: bytes, at: int, now: Time) -> None:
@@ -260,7 +282,7 @@ class NfsClient:
         for buffer in self.copier.first_fill():
             self.write(buffer, now)
         if self.copier.finished():
-            self.unmount(now)
+            self.finish(now)
 
     def _written(self, write: NfsWrite, result: nfs_replies.WriteResult, now: Time) -> None:
         if result.status:

@@ -23,7 +23,7 @@ class Write(Protocol):
     token: object | None
 
     def windows(self) -> list[tuple[Page, int, int]]:
-        """Return the (page, offset, size) windows that hold the write's bytes, in file order."""
+        """Return the (page, offset, size) windows of what is handed over now, in file order: all of it, or a part."""
         ...
 
 
@@ -98,9 +98,10 @@ def by_reference(write: Write, destructor: FragDestructor | None = None) -> list
 def by_copy(write: Write, kernel: GuestKernel) -> list[Frag]:
     """Copy the write's bytes, as they are now, into pages of the kernel (`sock_no_sendpage`), and charge for it."""
     frags: list[Frag] = []
-    for page, offset, size in write.windows():
+    windows = write.windows()
+    for page, offset, size in windows:
         frags += pages_holding(page.memory.read(page.frame, offset, size), kernel.kernel_pages)
-    kernel.copied(write.count)
+    kernel.copied(sum([size for _, _, size in windows]))
     return frags
 
 

@@ -4,8 +4,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from lateack.cluster import oracles
 from lateack.cluster.checks import KINDS_OF_KEYS

@@ -22,8 +22,8 @@ MISFITS = {
     "expect.1.when={server.drk: none}": "expect.1.when.server.drk names no key of a scenario; the nearest is "
     "'server.drc'.",
     "expect.1.when={seed.low: 1}": "expect.1.when.seed.low names no key of a scenario; seed has no keys of its own.",
-    "expect.1.when={server.drc: [none, some]}": "expect.1.when.server.drc must be checksum, no-checksum or none, not "
-    "'some'; the nearest is 'none'.",
+    "expect.1.when={server.drc: [none, some]}": "expect.1.when.server.drc must be checksum, no-checksum, none "
+    "or ganesha-like, not 'some'; the nearest is 'none'.",
     "workload.common_prefix=5000": "workload.common_prefix is 5000, longer than the write_size of 4096.",
     "workload.buffers=96": "workload.buffers needs 96 pages, and guests.memory_pages gives 32.",
     "tcp.rto_min_ms=130000": "tcp.rto_min_ms is 130000, above the rto_max_ms of 120000.",

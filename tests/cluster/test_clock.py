@@ -1,7 +1,6 @@
 """Hybrid logical clocks: later for every cause, and never far from the time on the wall."""
 
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from lateack.cluster.clock import HybridClock
 

@@ -19,7 +19,7 @@ FILE_MISTAKES = {
     "links:\n  to_server:\n    loss: .nan\n": (
         "mine.yaml line 3: links.to_server.loss must be a number from 0 to 1, not nan."
     ),
-    "rpc: 5\n": "mine.yaml line 1: rpc must be a mapping of timeo_ms, retrans, soft, not 5.",
+    "rpc: 5\n": "mine.yaml line 1: rpc must be a mapping of timeo_ms, retrans, soft, reconnect, not 5.",
     "workload: {transport: tpc}\n": (
         "mine.yaml line 1: workload.transport must be tcp or udp, not 'tpc'; the nearest is 'tcp'."
     ),

@@ -2,8 +2,7 @@
 
 import pytest
 import xxhash
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from lateack.cluster import oracles
 from lateack.cluster.oracles import corrupt_at_rest, fault, harms, leak, stall

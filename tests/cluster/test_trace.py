@@ -8,8 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 import xxhash
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from lateack.cluster.trace import CHUNK, Entry, Trace, TraceUnreadable, fields_text, ranges_text, read_msgpack
 from lateack.nodes.facts import (

@@ -1,7 +1,6 @@
 """Timers against the obvious way to keep them."""
 
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from lateack.cluster.live.timers import NEVER, STALE_MAX, Timers
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import TypeVar
 
+from lateack.nodes.client import Client
 from lateack.nodes.facts import Fact
 from lateack.nodes.memory.grants import GrantTable
 from lateack.nodes.memory.hypervisor import Hypervisor
@@ -26,6 +27,7 @@ from lateack.nodes.stack.packets import (
     pseudo_sum,
 )
 from lateack.nodes.stack.skb import SkBuff, add_frag, alloc_skb, kfree_skb, skb_put
+from lateack.nodes.storage.nfs_client import NfsClient
 from lateack.nodes.strategies.backend import BackendStrategy, DevZerocopy, TxSlot
 
 GUEST_IP, SERVER_IP = address_of("10.0.0.11"), address_of("10.0.1.1")
@@ -201,3 +203,10 @@ class Pair:
             self.vif.tx.get_request()
         self.vif.outstanding += len(grefs)
         return [TxSlot(gref, 0, number, size) for number, (gref, size) in enumerate(zip(grefs, sizes, strict=True))]
+
+
+def nfs_of(client: Client) -> NfsClient:
+    """Return a client's remote storage, which is NFS."""
+    remote = client.remote
+    assert isinstance(remote, NfsClient)
+    return remote

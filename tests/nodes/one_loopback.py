@@ -5,8 +5,8 @@ from typing import TypeVar
 from lateack.nodes.facts import Fact, LeftOver
 from lateack.nodes.loopback import Loopback
 from lateack.nodes.memory.pages import Memory
-from lateack.nodes.nfs_service import ServerConfig
 from lateack.nodes.node import Audit, Boot, CancelTimer, Event, Send, SetTimer, TimerFired
+from lateack.nodes.service import ServerConfig
 from lateack.nodes.stack.host import HostAddress
 from lateack.nodes.stack.tcp import TcpParameters
 from lateack.nodes.storage.memory_store import MemoryStore

@@ -1,8 +1,7 @@
 """The copying application: buffers that are refilled in place, and a file that is written to the last byte."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from lateack.nodes.application import Copier, PageBuffer, frames_needed
 from lateack.nodes.facts import BufferRefilled, BufferRewritten, CopyFailed, CopyFinished

@@ -23,7 +23,7 @@ from lateack.nodes.node import MS
 from lateack.nodes.rules import FactMatch, FrameMatch, Rule, Trigger
 from lateack.nodes.storage.rpc_client import RpcTimeouts
 from lateack.nodes.strategies import GUEST_STRATEGIES
-from tests.nodes.hand import facts_of
+from tests.nodes.hand import facts_of, nfs_of
 from tests.nodes.one_guest import pattern
 from tests.nodes.one_loopback import Hand
 
@@ -71,7 +71,7 @@ def test_tcp_acknowledges_what_nobody_has_read() -> None:
     """The sender has nothing queued any more, and yet the application's page has a second user: the socket."""
     hand = asleep()
 
-    sk = hand.host.nfs.socket
+    sk = nfs_of(hand.host).socket
 
     assert sk is not None
     assert sk.snd_una == sk.snd_nxt

@@ -2,8 +2,7 @@
 
 from collections.abc import Sequence
 
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from lateack.nodes.facts import CopyFinished, Fact, FrameHeld, FrameLost, FramesReleased, GateClosed
 from lateack.nodes.messages import Frames, Noticed

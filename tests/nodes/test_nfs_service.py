@@ -2,8 +2,9 @@
 
 from lateack.nodes.facts import Counted, DuplicateCall, FileAtRest, WriteExecuted
 from lateack.nodes.memory.pages import HeadSlab, Memory, PagePool
-from lateack.nodes.nfs_service import NfsService, ServerConfig
+from lateack.nodes.nfs_service import NfsService
 from lateack.nodes.node import Effect
+from lateack.nodes.service import ServerConfig
 from lateack.nodes.stack.host import HostAddress, IpStack
 from lateack.nodes.stack.packets import digest_of
 from lateack.nodes.stack.tcp import TcpParameters

@@ -2,8 +2,7 @@
 
 import pickle
 
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from lateack.nodes.facts import Connected, GateOpened, Parked, RetransmitTimedOut
 from lateack.nodes.rules import ACTIVE, OVER, WAITING, FactMatch, FrameMatch, Rule, RuleState, Trigger, facts_awaited

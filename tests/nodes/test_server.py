@@ -18,6 +18,7 @@ from lateack.nodes.facts import (
 )
 from lateack.nodes.memory.pages import HeadSlab, Memory, PagePool
 from lateack.nodes.messages import Frames, Notify
+from lateack.nodes.nfs_service import NfsService
 from lateack.nodes.node import MS, Audit, Boot, Effect, Received, SetTimer
 from lateack.nodes.server import Server, ServerConfig
 from lateack.nodes.stack.host import HostAddress, IpStack
@@ -88,6 +89,12 @@ class Hand:
         self.facts: list[Fact] = []
         self.handle(Boot())
         self.clients = [Client(HostAddress(GUEST_IP, GUEST_MAC)), Client(HostAddress(OTHER_IP, OTHER_MAC))]
+
+    @property
+    def nfs(self) -> NfsService:
+        """The file service."""
+        assert isinstance(self.server.service, NfsService)
+        return self.server.service
 
     def handle(self, event: Boot | Received | Audit, now: int = MS) -> Sequence[Effect]:
         """Handle one event and keep the facts."""
@@ -235,7 +242,7 @@ def test_a_write_of_a_mebibyte_is_taken_whole() -> None:
     file = hand.create(client, b"f")
 
     record = call_record(nfs.WRITE, write_arguments(file, 0, bytes(1 << 20)), 5)
-    hand.server.service.serve(record, ("10.0.0.11", 700), GUEST_IP, 0)
+    hand.nfs.serve(record, ("10.0.0.11", 700), GUEST_IP, 0)
     hand.settle()
 
     assert hand.store.getattr(file).size == 1 << 20
@@ -255,7 +262,7 @@ def test_garbage_on_a_stream_closes_that_connection_only() -> None:
     assert liar.sk is not None
     assert liar.sk.state == CLOSED
     assert len(honest.replies) == 1
-    assert len(hand.server.service.readers) == 1
+    assert len(hand.nfs.readers) == 1
 
 
 def test_a_record_that_is_no_call_is_not_answered() -> None:

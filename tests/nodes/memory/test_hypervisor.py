@@ -3,8 +3,7 @@
 import copy
 
 import pytest
-from hypothesis import settings
-from hypothesis import strategies as st
+from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from lateack.nodes.memory import hypervisor as xen

@@ -4,8 +4,7 @@ import copy
 from collections.abc import Callable
 
 import pytest
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
+from hypothesis import example, given, settings, strategies as st
 
 from lateack.nodes.errors import RingBroken
 from lateack.nodes.memory.pages import Memory

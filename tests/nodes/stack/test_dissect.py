@@ -1,10 +1,10 @@
 """Claims about what a sniffer reads off a frame."""
 
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
-from lateack.nodes.stack.dissect import NFS_PROCEDURES, Dissection, dissect
+from lateack.nodes.stack.dissect import Dissection, dissect
 from lateack.nodes.stack.packets import ACK, PSH, SYN
+from lateack.nodes.stack.recognise import NFS_PROCEDURES
 from tests.nodes.stack.fakes import GUEST, SERVER, slow_ip, slow_tcp, slow_udp
 
 NAMES = {GUEST: "guest", SERVER: "server"}

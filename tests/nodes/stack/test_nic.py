@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from lateack.nodes.facts import AccessFault, FrameDropped, FrameSent, Parked
 from lateack.nodes.stack.lifetime import Frag, unmap_page

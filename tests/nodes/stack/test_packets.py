@@ -1,8 +1,7 @@
 """Claims about headers, checksums, and what a receiver believes."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from lateack.nodes.stack import packets
 from lateack.nodes.stack.packets import (

@@ -3,8 +3,7 @@
 import random
 
 import pytest
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
+from hypothesis import example, given, settings, strategies as st
 
 from lateack.nodes.facts import Connected, ConnectionReset, DuplicateDropped, FrameDropped, RetransmitTimedOut
 from lateack.nodes.memory.pages import Memory, PagePool

@@ -1,8 +1,7 @@
 """Claims about TCP's sending side: queueing, windows, segments, and retransmission by cloning."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from lateack.nodes.facts import FrameSent, HostQueueHit, SegmentTransmitted
 from lateack.nodes.node import S

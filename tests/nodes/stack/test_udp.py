@@ -5,8 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from lateack.nodes.facts import FrameDropped, FrameSent, SegmentTransmitted
 from lateack.nodes.memory.pages import PAGE_SIZE

@@ -5,8 +5,7 @@ from __future__ import annotations
 import errno
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from lateack.nodes.storage import nfs
 from lateack.nodes.storage.xdr import Packer, Unpacker, XdrError

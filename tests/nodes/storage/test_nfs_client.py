@@ -25,7 +25,7 @@ from lateack.nodes.storage import nfs
 from lateack.nodes.storage.rpc_client import RpcTimeouts
 from lateack.nodes.strategies.guest import FragDestructors, OnReply, Write
 from lateack.nodes.strategies.guest_destructors import CloneDestructors
-from tests.nodes.hand import tcp_frame
+from tests.nodes.hand import nfs_of, tcp_frame
 from tests.nodes.one_guest import Hand, pattern
 
 
@@ -91,7 +91,7 @@ def test_an_aborted_call_is_forgotten_and_the_copy_goes_on() -> None:
     assert [fact.xid for fact in hand.of(CallAborted)] == [first]
     assert [fact.xid for fact in hand.of(WriteCompleted)] == [second]
     assert len(hand.of(CopyFinished)) == 1
-    assert hand.guest.nfs.rpc.unmatched_replies == 1
+    assert nfs_of(hand.guest).rpc.unmatched_replies == 1
     assert hand.left_over() == []
 
 
@@ -163,10 +163,10 @@ def test_only_the_call_that_had_a_major_timeout_says_so() -> None:
     hand = Hand(pattern(8192), buffers=2, rpc=RpcTimeouts(50 * MS, 1, 50 * MS, False, S))
     hand.passes = lambda target, frame: target == "server" or not hand.of(WriteIssued)
     hand.boot()
-    first, second = sorted(hand.guest.nfs.rpc.pending)
+    first, second = sorted(nfs_of(hand.guest).rpc.pending)
     hand.fire()
-    hand.guest.nfs.rpc.pending[second].major_deadline += S
-    hand.guest.nfs.rpc.pending[second].deadline = hand.guest.nfs.rpc.pending[first].deadline
+    nfs_of(hand.guest).rpc.pending[second].major_deadline += S
+    nfs_of(hand.guest).rpc.pending[second].deadline = nfs_of(hand.guest).rpc.pending[first].deadline
 
     while not any(fact.major for fact in hand.of(CallTimedOut)):
         hand.fire()
@@ -194,7 +194,7 @@ def test_a_lost_connection_is_a_failure_and_not_a_crash() -> None:
     hand = Hand(pattern(40_960), buffers=2, rpc=RpcTimeouts.tcp(timeo=50 * MS))
     hand.passes = lambda target, frame: target == "server" or len(hand.of(WriteIssued)) < 2
     hand.boot()
-    sk = hand.guest.nfs.socket
+    sk = nfs_of(hand.guest).socket
     assert sk is not None
     reset = tcp_frame(seq=sk.rcv_nxt & 0xFFFFFFFF, ack=1, to_server=False, flags=RST)
 
@@ -215,7 +215,7 @@ def test_a_server_that_closes_first_has_ended_the_copy() -> None:
     hand = Hand(pattern(40_960), buffers=2)
     hand.passes = lambda target, frame: target == "server" or len(hand.of(WriteIssued)) < 2
     hand.boot()
-    sk = hand.guest.nfs.socket
+    sk = nfs_of(hand.guest).socket
     assert sk is not None
     end = tcp_frame(seq=sk.rcv_nxt & 0xFFFFFFFF, ack=sk.snd_una & 0xFFFFFFFF, to_server=False, flags=FIN | ACK)
 

@@ -6,8 +6,7 @@ import contextlib
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from lateack.nodes.storage import nfs, nfs_replies
 from lateack.nodes.storage.xdr import XdrError

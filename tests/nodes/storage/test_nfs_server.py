@@ -6,8 +6,7 @@ import copy
 
 import pytest
 import xxhash
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from lateack.nodes.storage import nfs, nfs_calls, nfs_replies, rpc
 from lateack.nodes.storage.drc import DuplicateRequestCache, Mode

@@ -7,8 +7,7 @@ import copy
 import itertools
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from lateack.nodes.storage import rpc
 from lateack.nodes.storage.xdr import XdrError

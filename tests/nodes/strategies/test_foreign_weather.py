@@ -1,7 +1,6 @@
 """Foreign pages in all weather: whatever the stack does to its packets, each request is answered once, and in time."""
 
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from lateack.nodes.node import MS
 from lateack.nodes.stack.skb import SkBuff, alloc_skb, kfree_skb, skb_length, skb_linear
