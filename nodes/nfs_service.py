@@ -6,23 +6,39 @@ It is a part of whatever host serves: the NFS server's own machine, or one that 
 from collections.abc import Sequence
 
 from lateack.nodes.facts import Counted, DuplicateCall, FileAtRest, WriteExecuted
-from lateack.nodes.node import Time
+from lateack.nodes.node import SetTimer, Time
 from lateack.nodes.service import ServerConfig, Service
 from lateack.nodes.stack.host import IpStack
 from lateack.nodes.stack.packets import address_text, digest_of
 from lateack.nodes.stack.skb import pages_holding
-from lateack.nodes.stack.tcp import MAY_SEND, TcpSocket
+from lateack.nodes.stack.tcp import CLOSED, MAY_SEND, TcpSocket
 from lateack.nodes.stack.tcp_output import tcp_sendmsg
 from lateack.nodes.stack.udp import udp_sendmsg
 from lateack.nodes.storage import nfs, server_events
-from lateack.nodes.storage.drc import DuplicateRequestCache
+from lateack.nodes.storage.drc import Client
+from lateack.nodes.storage.drc_ganesha import request_cache
 from lateack.nodes.storage.nfs import TRANSFER_BYTES_MAX, NfsError
+from lateack.nodes.storage.nfs_procedures import AdmittedCall
 from lateack.nodes.storage.nfs_server import NfsServer
 from lateack.nodes.storage.rpc import RecordReader, RecordTooLong, record_mark
 from lateack.nodes.storage.store import Store
+from lateack.nodes.storage.walk import regular_files
 
 REPLY_HEAD_BYTES = 256
 """How much of a datagram's reply lies in the packet's linear area; the rest is put into pages."""
+EXECUTING_MAX = 1024
+"""The most calls that are executed at once; beyond it the server drops what comes, and is asked again."""
+
+
+class Asker:
+    """Who has made a call, and where its answer goes: a connection, or by UDP to the port that it came from."""
+
+    __slots__ = ("address", "client", "sk")
+
+    def __init__(self, client: Client, address: int, sk: TcpSocket | None) -> None:
+        self.client = client
+        self.address = address
+        self.sk = sk
 
 
 class NfsService(Service):
@@ -30,10 +46,15 @@ class NfsService(Service):
 
     def __init__(self, config: ServerConfig, store: Store, stack: IpStack) -> None:
         super().__init__(config, store, stack)
-        self.drc = DuplicateRequestCache(config.drc, entries_max=config.drc_entries, expiry=config.drc_expiry)
-        self.server = NfsServer(store, config.verifier, self.drc, TRANSFER_BYTES_MAX)
+        self.drc = request_cache(
+            config.drc, entries_max=config.drc_entries, expiry=config.drc_expiry, include_port=config.drc_port,
+            high_water=config.drc_high_water,
+        )  # fmt: skip
+        self.server = NfsServer(store, config.verifier, self.drc, TRANSFER_BYTES_MAX, write_back=config.write_back)
         self.readers: dict[TcpSocket, RecordReader] = {}
         self.files: dict[str, None] = {}
+        self.executing: dict[str, tuple[AdmittedCall, Asker]] = {}  # by the timer that ends it
+        self.begun = 0
 
     def listen(self) -> None:
         """Take calls from now on, over TCP and UDP."""
@@ -44,15 +65,18 @@ class NfsService(Service):
         """Serve the calls that end in these next bytes of a connection's stream."""
         reader = self.readers.get(sk)
         if reader is None:
-            reader = self.readers[sk] = RecordReader()
+            reader = self._connected(sk, now)
         client = (address_text(sk.remote_address), sk.remote_port)
+        slow = self.config.execute > 0
         try:
             for chunk in chunks:
                 for record in reader.feed(chunk):
-                    reply = self.serve(record, client, sk.remote_address, now)
-                    if reply is not None and sk.state in MAY_SEND:
-                        message = record_mark(len(reply)) + reply
-                        tcp_sendmsg(sk, message, (), b"", message)
+                    if slow:
+                        reply = self._begin(record, Asker(client, sk.remote_address, sk), now)
+                    else:
+                        reply = self.serve(record, client, sk.remote_address, now)
+                    if reply is not None:
+                        _reply_tcp(sk, reply)
         except RecordTooLong as reason:
             self.stack.abort(sk, str(reason), now)
             del self.readers[sk]
@@ -64,22 +88,49 @@ class NfsService(Service):
         sk = self.udp
         assert sk is not None, "the service does not listen"
         for address, port, record in sk.take_received():
-            reply = self.serve(record, (address_text(address), port), address, now)
-            if reply is not None and address in self.config.neighbours:  # a forged source has no way back
-                frags = pages_holding(reply[REPLY_HEAD_BYTES:], self.stack.pool)
-                udp_sendmsg(sk, (address, port), reply[:REPLY_HEAD_BYTES], frags, b"", reply, now)
+            client = (address_text(address), port)
+            if self.config.execute:
+                reply = self._begin(record, Asker(client, address, None), now)
+            else:
+                reply = self.serve(record, client, address, now)
+            if reply is not None:
+                self._reply_udp(address, port, reply, now)
 
     def serve(self, record: bytes, client: tuple[str, int], address: int, now: Time) -> bytes | None:
         """Serve one call of a client's (address in text, port) and give the reply, if it gets one."""
         reply = self.server.handle_call(record, client, now)
-        events = self.server.events
-        if events:
+        if self.server.events:
             self._tell(self.server.drain_events(), self.config.clients.get(address, client[0]))
         return reply
 
+    def timer(self, name: str, now: Time) -> None:
+        """A call has been executed for as long as it takes: now it takes effect, and is answered."""
+        begun = self.executing.pop(name, None)
+        if begun is None:
+            return
+        admitted, asker = begun
+        reply = self.server.execute(admitted, now)
+        self._tell_of(asker)
+        if asker.sk is None:
+            self._reply_udp(asker.address, asker.client[1], reply, now)
+        else:
+            _reply_tcp(asker.sk, reply)
+            self.stack.send_queued(asker.sk, now)
+
+    def pending(self) -> int:
+        """Return how many calls are being executed."""
+        return len(self.executing)
+
     def audit(self) -> None:
-        """Record what lies in the files that were written, and what the request cache has counted."""
+        """Record what lies in the files that were written, and what the request cache has counted.
+
+        What was never committed is written back first, as a server's flusher does in time.
+        """
+        self.server.sync()
         effects = self.effects
+        if self.config.incarnation:  # what was written before the crash lies there as well
+            for path, _ in regular_files(self.store):
+                self.files[b"/".join(path).decode("utf-8", "backslashreplace")] = None
         for name in self.files:
             try:
                 effects.append(self._file_at_rest(name))
@@ -89,6 +140,40 @@ class NfsService(Service):
         effects.append(Counted("drc_misses", self.drc.misses))
         effects.append(Counted("payload_misses", self.drc.payload_misses))
         effects.append(Counted("calls", self.server.calls))
+
+    def _connected(self, sk: TcpSocket, now: Time) -> RecordReader:
+        """Begin with a connection, and forget those that are gone."""
+        for other in [other for other in self.readers if other.state == CLOSED]:
+            del self.readers[other]
+            self.server.disconnected((address_text(other.remote_address), other.remote_port), now)
+        self.server.connected((address_text(sk.remote_address), sk.remote_port), now)
+        reader = self.readers[sk] = RecordReader()
+        return reader
+
+    def _begin(self, record: bytes, asker: Asker, now: Time) -> bytes | None:
+        """Admit a call and let it take its time; a reply is due now only if there is nothing to execute."""
+        if len(self.executing) >= EXECUTING_MAX:
+            return None
+        admitted = self.server.admit(record, asker.client, now)
+        self._tell_of(asker)
+        if not isinstance(admitted, AdmittedCall):
+            return admitted
+        self.begun += 1
+        name = f"nfsd-{self.begun}"
+        self.executing[name] = (admitted, asker)
+        self.effects.append(SetTimer(name, now + self.config.execute))
+        return None
+
+    def _reply_udp(self, address: int, port: int, reply: bytes, now: Time) -> None:
+        sk = self.udp
+        if sk is None or address not in self.config.neighbours:
+            return  # a forged source has no way back
+        frags = pages_holding(reply[REPLY_HEAD_BYTES:], self.stack.pool)
+        udp_sendmsg(sk, (address, port), reply[:REPLY_HEAD_BYTES], frags, b"", reply, now)
+
+    def _tell_of(self, asker: Asker) -> None:
+        if self.server.events:
+            self._tell(self.server.drain_events(), self.config.clients.get(asker.address, asker.client[0]))
 
     def _tell(self, events: Sequence[server_events.ServerEvent], client: str) -> None:
         """Turn what the service says happened into facts."""
@@ -110,3 +195,10 @@ class NfsService(Service):
         chunk = self.config.audit_chunk
         digests = [digest_of(self.store.read(handle, at, chunk)) for at in range(0, size, chunk)]
         return FileAtRest(name, size, chunk, tuple(digests))
+
+
+def _reply_tcp(sk: TcpSocket, reply: bytes) -> None:
+    """Queue a reply on its connection, if that still may send."""
+    if sk.state in MAY_SEND:
+        message = record_mark(len(reply)) + reply
+        tcp_sendmsg(sk, message, (), b"", message)

@@ -8,10 +8,12 @@ from collections.abc import Sequence
 
 from lateack.nodes.node import Time
 from lateack.nodes.records import Record
+from lateack.nodes.rules import Rule
 from lateack.nodes.stack.host import HostAddress, IpStack
 from lateack.nodes.stack.tcp import TcpParameters, TcpSocket
 from lateack.nodes.stack.udp import UdpSocket
 from lateack.nodes.storage.drc import Mode
+from lateack.nodes.storage.iscsi_login import IscsiParameters
 from lateack.nodes.storage.store import Store
 
 
@@ -28,12 +30,24 @@ class ServerConfig(Record):
     drc: Mode = "checksum"
     drc_entries: int = 1024
     drc_expiry: int = 120_000_000_000
+    files: tuple[tuple[int, str], ...] = ()
+    """The address of each client and its file, for protocols that name none."""
+    drc_port: bool = True
+    drc_high_water: int = 64
+    execute: int = 0
+    """How long a call is being executed, in nanoseconds."""
+    write_back: bool = True
+    """Whether UNSTABLE bytes stay in memory until they are committed."""
     queue_frames: int = 10_000
     verifier: bytes = b"lateack1"
     pages: int = 1024
     audit_chunk: int = 4096
     protocol: str = "nfs"
+    iscsi: IscsiParameters = IscsiParameters()
     reboot: int = 200_000_000
+    rules: tuple[Rule, ...] = ()
+    incarnation: int = 0
+    """How often the server has died before."""
 
 
 class Service:
@@ -59,6 +73,13 @@ class Service:
 
     def serve_udp(self, now: Time) -> None:
         """Serve the datagrams that have come."""
+
+    def timer(self, name: str, now: Time) -> None:
+        """A timer that this service has set is due."""
+
+    def pending(self) -> int:
+        """Return how much the service still has to do by itself."""
+        return 0
 
     def closed(self, sk: TcpSocket) -> None:
         """A connection is gone: forget what was kept for it."""

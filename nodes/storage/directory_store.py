@@ -7,20 +7,15 @@ import stat
 from pathlib import Path
 from typing import Final
 
+from lateack.nodes.storage.file_status import attributes_of, set_owner_and_times
 from lateack.nodes.storage.nfs import (
-    NF3BLK,
-    NF3CHR,
     NF3DIR,
-    NF3FIFO,
-    NF3LNK,
-    NF3REG,
-    NF3SOCK,
     NFS3ERR_FBIG,
+    NFS3ERR_INVAL,
     NFS3ERR_ISDIR,
     NFS3ERR_NOTDIR,
     NFS3ERR_STALE,
     NFS3ERR_XDEV,
-    SERVER_TIME,
     Attributes,
     Capacity,
     NfsError,
@@ -39,22 +34,14 @@ from lateack.nodes.storage.store import (
 FILE_BYTES_MAX: Final = (1 << 63) - 1
 
 _NEVER_OPENED = 0xFFFFFFFF  # the generation of what is neither file nor directory
-_KINDS = {
-    stat.S_IFREG: NF3REG,
-    stat.S_IFDIR: NF3DIR,
-    stat.S_IFBLK: NF3BLK,
-    stat.S_IFCHR: NF3CHR,
-    stat.S_IFLNK: NF3LNK,
-    stat.S_IFSOCK: NF3SOCK,
-    stat.S_IFIFO: NF3FIFO,
-}
 
 
 class DirectoryStore:
     """A store whose files are a directory's; fileids are inode numbers.
 
     Every step opens one name relative to an open directory with O_NOFOLLOW, so nothing outside the root is reached.
-    Other file systems mounted inside are not entered.
+    Other file systems mounted inside are not entered. What changes a directory or an attribute is on the disk when the
+    method returns, as Linux's server sees to (commit_metadata in fs/nfsd/vfs.c).
     """
 
     def __init__(self, root: str | Path, handle_bytes: int = HANDLE_BYTES_DEFAULT) -> None:
@@ -70,22 +57,28 @@ class DirectoryStore:
         """What a file is."""
         fileid, generation = parse_handle(file, self._fsid, self.handle_bytes)
         if generation == _NEVER_OPENED:
-            return self._attributes(self._status(fileid))
-        return self._attributes(os.fstat(self._file(file).descriptor))
+            return attributes_of(self._status(fileid), self._fsid)
+        return attributes_of(os.fstat(self._file(file).descriptor), self._fsid)
 
     def setattr(self, file: bytes, changes: SetAttributes, now: int) -> None:
         """Change mode, owner, size or times; the times are the host's."""
+        fileid, generation = parse_handle(file, self._fsid, self.handle_bytes)
+        if generation == _NEVER_OPENED:
+            self._status(fileid)
+            if changes.size is not None:
+                raise NfsError(NFS3ERR_INVAL)
+            above, name = self._parent_of(fileid)
+            set_owner_and_times(name, changes, above)  # Linux keeps no mode for a symbolic link
+            os.fsync(above)
+            return
         found = self._file(file)
         if changes.size is not None:
             self._check_size(found, changes.size)
             os.ftruncate(found.descriptor, changes.size)
         if changes.mode is not None:
             os.fchmod(found.descriptor, changes.mode & 0o7777)
-        if changes.uid is not None or changes.gid is not None:
-            uid = -1 if changes.uid is None else changes.uid
-            os.fchown(found.descriptor, uid, -1 if changes.gid is None else changes.gid)
-        if changes.atime is not None or changes.mtime is not None:
-            _set_times(found.descriptor, changes)
+        set_owner_and_times(found.descriptor, changes)
+        os.fsync(found.descriptor)
 
     def lookup(self, directory: bytes, name: bytes) -> bytes:
         """The handle of a name in a directory."""
@@ -97,6 +90,16 @@ class DirectoryStore:
         self._files.remember(status.st_ino, Place(parent, name))
         return self._handle_of(status)
 
+    def parent(self, directory: bytes) -> bytes:
+        """The directory above this one; the root is above itself."""
+        fileid = os.fstat(self._directory(directory).descriptor).st_ino
+        if fileid == self._files.root_fileid:
+            return self.root
+        place = self._files.places.get(fileid) or self._files.search(fileid)
+        if place is None:
+            raise NfsError(NFS3ERR_STALE)
+        return self._handle(place.parent, self._files.get(place.parent).generation)
+
     def create(self, directory: bytes, name: bytes, mode: int, now: int) -> bytes:
         """Make an empty file that was not there and give its handle."""
         check_name(name)
@@ -104,6 +107,26 @@ class DirectoryStore:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | OPEN_FLAGS
         os.close(os.open(name, flags, 0o600, dir_fd=above.descriptor))
         return self._made(directory, name, mode)
+
+    def symlink(self, directory: bytes, name: bytes, target: bytes, now: int) -> bytes:
+        """Make a symbolic link that says `target`, wherever that may be, and give its handle."""
+        check_name(name)
+        above = self._directory(directory)
+        os.symlink(target, name, dir_fd=above.descriptor)
+        os.fsync(above.descriptor)
+        return self.lookup(directory, name)
+
+    def link(self, file: bytes, directory: bytes, name: bytes, now: int) -> None:
+        """Give a file one more name; it keeps its handle and fileid."""
+        check_name(name)
+        found = self.getattr(file)
+        if found.kind == NF3DIR:
+            raise NfsError(NFS3ERR_ISDIR)
+        self._status(found.fileid)  # finds its place
+        source, before = self._parent_of(found.fileid)
+        above = self._directory(directory).descriptor
+        os.link(before, name, src_dir_fd=source, dst_dir_fd=above, follow_symlinks=False)
+        os.fsync(above)
 
     def mkdir(self, directory: bytes, name: bytes, mode: int, now: int) -> bytes:
         """Make an empty directory and give its handle."""
@@ -114,13 +137,17 @@ class DirectoryStore:
     def remove(self, directory: bytes, name: bytes, now: int) -> None:
         """Remove a name that is not a directory's."""
         gone = self._fileid(directory, name)
-        os.unlink(name, dir_fd=self._directory(directory).descriptor)
+        above = self._directory(directory).descriptor
+        os.unlink(name, dir_fd=above)
+        os.fsync(above)
         self._files.forget(gone)
 
     def rmdir(self, directory: bytes, name: bytes, now: int) -> None:
         """Remove an empty directory."""
         gone = self._fileid(directory, name)
-        os.rmdir(name, dir_fd=self._directory(directory).descriptor)
+        above = self._directory(directory).descriptor
+        os.rmdir(name, dir_fd=above)
+        os.fsync(above)
         self._files.forget(gone)
 
     def rename(self, from_directory: bytes, from_name: bytes, to_directory: bytes, to_name: bytes, now: int) -> None:
@@ -134,6 +161,8 @@ class DirectoryStore:
         source = self._directory(from_directory).descriptor
         target = self._directory(to_directory).descriptor
         os.rename(from_name, to_name, src_dir_fd=source, dst_dir_fd=target)
+        os.fsync(target)  # the new name first: between the two a crash leaves a file with both, never with none
+        os.fsync(source)
         if replaced != moved:
             self._files.forget(replaced)
         self.lookup(to_directory, to_name)
@@ -142,6 +171,14 @@ class DirectoryStore:
         """The names in a directory and their fileids, sorted."""
         with os.scandir(self._directory(directory).descriptor) as entries:
             return sorted((os.fsencode(entry.name), entry.inode()) for entry in entries)
+
+    def readlink(self, file: bytes) -> bytes:
+        """What a symbolic link says."""
+        fileid, _ = parse_handle(file, self._fsid, self.handle_bytes)
+        if not stat.S_ISLNK(self._status(fileid).st_mode):
+            raise NfsError(NFS3ERR_INVAL)
+        above, name = self._parent_of(fileid)
+        return os.readlink(name, dir_fd=above)
 
     def read(self, file: bytes, offset: int, count: int) -> bytes:
         """At most `count` bytes of a file; fewer only at its end."""
@@ -155,7 +192,7 @@ class DirectoryStore:
         return os.pwrite(found.descriptor, data, offset)
 
     def commit(self, file: bytes) -> None:
-        """Let everything written to a file survive a crash of the host."""
+        """Let everything written to a file survive a crash of the host: FILE_SYNC, and so DATA_SYNC as well."""
         os.fsync(self._file(file).descriptor)
 
     def path(self, file: bytes) -> str:
@@ -183,7 +220,10 @@ class DirectoryStore:
     def _made(self, directory: bytes, name: bytes, mode: int) -> bytes:
         """The handle of a file just made, whose mode is the client's to choose and not our umask's."""
         made = self.lookup(directory, name)
-        os.fchmod(self._file(made).descriptor, mode & 0o7777)
+        descriptor = self._file(made).descriptor
+        os.fchmod(descriptor, mode & 0o7777)
+        os.fsync(descriptor)
+        os.fsync(self._directory(directory).descriptor)
         return made
 
     def _handle(self, fileid: int, generation: int) -> bytes:
@@ -197,6 +237,8 @@ class DirectoryStore:
 
     def _file(self, handle: bytes) -> OpenFile:
         fileid, generation = parse_handle(handle, self._fsid, self.handle_bytes)
+        if generation == _NEVER_OPENED:
+            raise NfsError(NFS3ERR_INVAL)  # a symbolic link, a device, a pipe: no bytes to read or write
         found = self._files.get(fileid)
         if found.generation != generation:
             raise NfsError(NFS3ERR_STALE)
@@ -209,6 +251,9 @@ class DirectoryStore:
         return found
 
     def _directory(self, handle: bytes) -> OpenFile:
+        _, generation = parse_handle(handle, self._fsid, self.handle_bytes)
+        if generation == _NEVER_OPENED:
+            raise NfsError(NFS3ERR_NOTDIR)
         found = self._file(handle)
         if not found.is_directory:
             raise NfsError(NFS3ERR_NOTDIR)
@@ -222,35 +267,22 @@ class DirectoryStore:
 
     def _status(self, fileid: int) -> os.stat_result:
         """What is known of a file that may be neither file nor directory, by its place alone."""
-        place = self._files.places.get(fileid) or self._files.search(fileid)
-        if place is None:
-            raise NfsError(NFS3ERR_STALE)
-        try:
-            status = os.stat(place.name, dir_fd=self._files.get(place.parent).descriptor, follow_symlinks=False)
-        except FileNotFoundError:
-            raise NfsError(NFS3ERR_STALE) from None
-        if status.st_ino != fileid:
-            raise NfsError(NFS3ERR_STALE)
-        return status
+        for place in (self._files.places.get(fileid), None):
+            place = place or self._files.search(fileid)
+            if place is None:
+                break
+            try:
+                status = os.stat(place.name, dir_fd=self._files.get(place.parent).descriptor, follow_symlinks=False)
+            except (FileNotFoundError, NfsError):
+                continue  # it is no longer there: search once
+            if status.st_ino == fileid:
+                return status
+        raise NfsError(NFS3ERR_STALE)
 
-    def _attributes(self, status: os.stat_result) -> Attributes:
-        if status.st_nlink == 0:
-            raise NfsError(NFS3ERR_STALE)
-        return Attributes(
-            _KINDS[stat.S_IFMT(status.st_mode)],
-            stat.S_IMODE(status.st_mode),
-            status.st_nlink,
-            status.st_uid,
-            status.st_gid,
-            status.st_size,
-            status.st_blocks * 512,
-            self._fsid,
-            status.st_ino,
-            status.st_atime_ns,
-            status.st_mtime_ns,
-            status.st_ctime_ns,
-            (os.major(status.st_rdev), os.minor(status.st_rdev)),
-        )
+    def _parent_of(self, fileid: int) -> tuple[int, bytes]:
+        """The directory's descriptor and the name of a file whose status has just been found."""
+        place = self._files.places[fileid]
+        return self._files.get(place.parent).descriptor, place.name
 
     def _check_device(self, status: os.stat_result) -> None:
         if status.st_dev != self._files.device:
@@ -261,14 +293,3 @@ class DirectoryStore:
             raise NfsError(NFS3ERR_ISDIR)
         if size > FILE_BYTES_MAX:
             raise NfsError(NFS3ERR_FBIG)
-
-
-def _set_times(descriptor: int, changes: SetAttributes) -> None:
-    """Set times as SETATTR asks; the server's time is the one that the kernel gives, for we read no clock."""
-    before = os.fstat(descriptor)
-    os.utime(descriptor)
-    clock = os.fstat(descriptor).st_mtime_ns
-    atime = before.st_atime_ns if changes.atime is None else changes.atime
-    mtime = before.st_mtime_ns if changes.mtime is None else changes.mtime
-    times = (clock if atime == SERVER_TIME else atime, clock if mtime == SERVER_TIME else mtime)
-    os.utime(descriptor, ns=times)

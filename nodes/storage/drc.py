@@ -19,7 +19,10 @@ _LOW_1024 = (1 << 1024) - 1
 _LOW_512 = (1 << 512) - 1
 
 Mode = Literal["none", "no-checksum", "checksum", "ganesha-like"]
-"""No cache at all, the key of kernels before v3.9, the key with a checksum of the arguments, or a table per client."""
+"""No cache at all, the key of kernels before v3.9, the key with a checksum of the arguments, or a table per connection.
+
+The last is `drc_ganesha`'s, whose `request_cache` makes the cache for a mode.
+"""
 
 Client = tuple[str, int]
 """Who called: address and port."""
@@ -83,6 +86,12 @@ class DuplicateRequestCache:
         self.misses = 0
         self.not_cached = 0  # calls of procedures that are RC_NOCACHE
         self.payload_misses = 0  # misses where a call with the same XID had another checksum
+
+    def attach(self, client: Client, now: int) -> None:
+        """A client has connected, which matters to no cache that is one table for all."""
+
+    def detach(self, client: Client, now: int) -> None:
+        """A client's connection is gone."""
 
     def lookup(self, call: Call, record: bytes, client: Client, now: int) -> tuple[Outcome, CacheEntry | None]:
         """Say what to do with a call (nfsd_cache_lookup).

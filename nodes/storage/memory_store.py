@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import Final
 
+from lateack.nodes.storage.memory_file import LINKS_MAX, MemoryFile
 from lateack.nodes.storage.nfs import (
     NF3DIR,
+    NF3LNK,
     NF3REG,
     NFS3ERR_EXIST,
     NFS3ERR_FBIG,
     NFS3ERR_INVAL,
     NFS3ERR_ISDIR,
+    NFS3ERR_MLINK,
     NFS3ERR_NOENT,
     NFS3ERR_NOSPC,
     NFS3ERR_NOTDIR,
@@ -37,37 +40,6 @@ CAPACITY_DEFAULT: Final = 64 << 20
 """The bytes that a store in memory holds unless told otherwise."""
 FILE_BYTES_MAX: Final = 1 << 40
 """Where a file's offsets end."""
-
-
-class MemoryFile:
-    """A file or, where `names` is a dict, a directory (an inode)."""
-
-    __slots__ = (
-        "atime",
-        "content",
-        "ctime",
-        "fileid",
-        "gid",
-        "handle",
-        "mode",
-        "mtime",
-        "name",
-        "names",
-        "parent",
-        "uid",
-    )
-
-    def __init__(self, fileid: int, handle: bytes, mode: int, now: int) -> None:
-        self.fileid = fileid
-        self.handle = handle
-        self.mode = mode & 0o7777
-        self.uid = 0
-        self.gid = 0
-        self.atime = self.mtime = self.ctime = now
-        self.content = bytearray()
-        self.names: dict[bytes, MemoryFile] | None = None
-        self.parent = b""  # its directory's handle: a reference would make a cycle, which is not freed at once
-        self.name = b""
 
 
 class MemoryStore:
@@ -102,10 +74,14 @@ class MemoryStore:
     def getattr(self, file: bytes) -> Attributes:
         """What a file is."""
         found = self.files.get(file) or self._file(file)
-        if found.names is None:
-            kind, links, size = NF3REG, 1, len(found.content)
-        else:
+        if found.names is not None:
             kind, links, size = NF3DIR, 2, 4096
+        elif found.target is not None:
+            kind, links, size = NF3LNK, 1, len(found.target)
+        else:
+            kind, links, size = NF3REG, 1, len(found.content)
+        if found.other_places is not None:
+            links += len(found.other_places)
         return Attributes(
             kind,
             found.mode,
@@ -144,6 +120,11 @@ class MemoryStore:
             raise NfsError(NFS3ERR_NOENT)
         return found.handle
 
+    def parent(self, directory: bytes) -> bytes:
+        """The directory above this one; the root is above itself."""
+        self._names(directory)
+        return self.files[directory].parent or self.root
+
     def create(self, directory: bytes, name: bytes, mode: int, now: int) -> bytes:
         """Make an empty file that was not there and give its handle."""
         return self._enter(directory, name, mode, now).handle
@@ -154,12 +135,35 @@ class MemoryStore:
         made.names = {}
         return made.handle
 
+    def symlink(self, directory: bytes, name: bytes, target: bytes, now: int) -> bytes:
+        """Make a symbolic link that says `target`, and give its handle."""
+        made = self._enter(directory, name, 0o777, now)
+        made.target = target
+        return made.handle
+
+    def link(self, file: bytes, directory: bytes, name: bytes, now: int) -> None:
+        """Give a file one more name; it keeps its handle and fileid."""
+        found = self._file(file)
+        if found.names is not None:
+            raise NfsError(NFS3ERR_ISDIR)
+        check_name(name)
+        names = self._names(directory)
+        if name in names:
+            raise NfsError(NFS3ERR_EXIST)
+        others = found.other_places = found.other_places or []
+        if len(others) + 1 >= LINKS_MAX:
+            raise NfsError(NFS3ERR_MLINK)
+        others.append((directory, name))
+        names[name] = found
+        parent = self.files[directory]
+        parent.mtime = parent.ctime = found.ctime = now
+
     def remove(self, directory: bytes, name: bytes, now: int) -> None:
         """Remove a name that is not a directory's."""
         found = self._file(self.lookup(directory, name))
         if found.names is not None:
             raise NfsError(NFS3ERR_ISDIR)
-        self._drop(directory, found, now)
+        self._drop(directory, name, now)
 
     def rmdir(self, directory: bytes, name: bytes, now: int) -> None:
         """Remove an empty directory."""
@@ -168,7 +172,7 @@ class MemoryStore:
             raise NfsError(NFS3ERR_NOTDIR)
         if found.names:
             raise NfsError(NFS3ERR_NOTEMPTY)
-        self._drop(directory, found, now)
+        self._drop(directory, name, now)
 
     def rename(self, from_directory: bytes, from_name: bytes, to_directory: bytes, to_name: bytes, now: int) -> None:
         """Give a file another name, replacing what bore it."""
@@ -186,12 +190,19 @@ class MemoryStore:
         source = self._file(from_directory)
         del self._names(from_directory)[from_name]
         target_names[to_name] = moved
-        moved.parent, moved.name = to_directory, to_name
+        moved.replace((from_directory, from_name), (to_directory, to_name))
         source.mtime = source.ctime = target.mtime = target.ctime = moved.ctime = now
 
     def readdir(self, directory: bytes) -> list[tuple[bytes, int]]:
         """The names in a directory and their fileids, sorted."""
         return sorted((name, file.fileid) for name, file in self._names(directory).items())
+
+    def readlink(self, file: bytes) -> bytes:
+        """What a symbolic link says."""
+        target = self._file(file).target
+        if target is None:
+            raise NfsError(NFS3ERR_INVAL)
+        return target
 
     def read(self, file: bytes, offset: int, count: int) -> bytes:
         """At most `count` bytes of a file; fewer only at its end."""
@@ -212,7 +223,7 @@ class MemoryStore:
         return count
 
     def commit(self, file: bytes) -> None:
-        """Nothing to do: this memory outlives the server."""
+        """Nothing to do: this memory is the disk, which outlives the server."""
         self._file(file)
 
     def path(self, file: bytes) -> str:
@@ -244,6 +255,8 @@ class MemoryStore:
         file = self.files.get(handle) or self._file(handle)
         if file.names is not None:
             raise NfsError(NFS3ERR_ISDIR)
+        if file.target is not None:
+            raise NfsError(NFS3ERR_INVAL)
         return file
 
     def _names(self, handle: bytes) -> dict[bytes, MemoryFile]:
@@ -273,12 +286,18 @@ class MemoryStore:
         parent.mtime = parent.ctime = now
         return file
 
-    def _drop(self, directory: bytes, file: MemoryFile, now: int) -> None:
+    def _drop(self, directory: bytes, name: bytes, now: int) -> None:
+        """Remove a name, and with its last one the file."""
         parent = self.files[directory]
-        del self._names(directory)[file.name]
+        file = self._names(directory).pop(name)
+        parent.mtime = parent.ctime = now
+        if file.other_places:
+            file.ctime = now
+            file.replace((directory, name), file.other_places[-1])
+            file.other_places.pop()
+            return
         del self.files[file.handle]
         self.used_bytes -= len(file.content)
-        parent.mtime = parent.ctime = now
 
     def _check_not_inside(self, moved: MemoryFile, target: MemoryFile) -> None:
         """A directory must not be moved into itself."""

@@ -1,15 +1,17 @@
 """A store in a real directory whose handles, attributes and times are as reproducible as a store's in memory.
 
 A directory's own inode numbers and times would go out in every reply, and two runs of one seed would differ. So here
-the bytes lie in real files, are read back from them, and everything else is told by the store in memory.
+the bytes lie in real files, are read back from them, and everything else is told by the store in memory. The disk that
+is modelled is that memory, which outlives the server; when the host's own file system makes the files last is nothing
+to the run, so `commit` does nothing here, either.
 """
 
 import os
 from pathlib import Path
 
 from lateack.nodes.storage.memory_store import MemoryStore
-from lateack.nodes.storage.nfs import SetAttributes
-from lateack.nodes.storage.store import HANDLE_BYTES_DEFAULT
+from lateack.nodes.storage.nfs import NFS3ERR_FBIG, NfsError, SetAttributes
+from lateack.nodes.storage.store import HANDLE_BYTES_DEFAULT, readable
 
 CAPACITY = 1 << 50
 """The real file system says when it is full."""
@@ -27,9 +29,9 @@ class MirrorStore(MemoryStore):
 
     def setattr(self, file: bytes, changes: SetAttributes, now: int) -> None:
         """Change mode, owner, size or times; only the size reaches the real file."""
-        if changes.size is not None:
-            os.ftruncate(self._descriptor(file), changes.size)
         super().setattr(file, changes, now)
+        if changes.size is not None:
+            os.ftruncate(self.descriptors[file], changes.size)
 
     def create(self, directory: bytes, name: bytes, mode: int, now: int) -> bytes:
         """Make an empty file that was not there and give its handle."""
@@ -44,33 +46,45 @@ class MirrorStore(MemoryStore):
         self._place(handle).mkdir()
         return handle
 
+    def symlink(self, directory: bytes, name: bytes, target: bytes, now: int) -> bytes:
+        """Make a symbolic link that says `target`, and give its handle."""
+        handle = super().symlink(directory, name, target, now)
+        os.symlink(target, os.fsencode(self._at(directory, name)))
+        return handle
+
+    def link(self, file: bytes, directory: bytes, name: bytes, now: int) -> None:
+        """Give a file one more name; it keeps its handle and fileid."""
+        before = self._place(file)
+        super().link(file, directory, name, now)
+        os.link(before, self._at(directory, name), follow_symlinks=False)
+
     def remove(self, directory: bytes, name: bytes, now: int) -> None:
         """Remove a name that is not a directory's."""
         handle = self.lookup(directory, name)
-        place = self._place(handle)
         super().remove(directory, name, now)
-        os.close(self.descriptors.pop(handle))
-        place.unlink()
+        self._close_if_gone(handle)
+        self._at(directory, name).unlink()
 
     def rmdir(self, directory: bytes, name: bytes, now: int) -> None:
         """Remove an empty directory."""
-        place = self._place(self.lookup(directory, name))
         super().rmdir(directory, name, now)
-        place.rmdir()
+        self._at(directory, name).rmdir()
 
     def rename(self, from_directory: bytes, from_name: bytes, to_directory: bytes, to_name: bytes, now: int) -> None:
         """Give a file another name, replacing what bore it."""
-        handle = self.lookup(from_directory, from_name)
-        before = self._place(handle)
+        before, after = self._at(from_directory, from_name), self._at(to_directory, to_name)
         super().rename(from_directory, from_name, to_directory, to_name, now)
-        before.rename(self._place(handle))
+        before.rename(after)
 
     def read(self, file: bytes, offset: int, count: int) -> bytes:
         """At most `count` bytes of the real file; fewer only at its end."""
-        return os.pread(self._descriptor(file), count, offset)
+        descriptor = self._descriptor(file)
+        return os.pread(descriptor, count, offset) if offset <= self.file_bytes_max else b""
 
     def write(self, file: bytes, offset: int, data: memoryview, now: int) -> int:
         """Put bytes into the real file and say how many: all. OSError when they do not fit."""
+        if offset + len(data) > self.file_bytes_max:
+            raise NfsError(NFS3ERR_FBIG)
         written = 0
         descriptor = self._descriptor(file)
         while written < len(data):
@@ -83,9 +97,18 @@ class MirrorStore(MemoryStore):
             os.close(descriptor)
         self.descriptors.clear()
 
+    def _close_if_gone(self, handle: bytes) -> None:
+        """Close the real file of one that has lost its last name."""
+        if handle not in self.files and handle in self.descriptors:
+            os.close(self.descriptors.pop(handle))
+
     def _descriptor(self, handle: bytes) -> int:
         self._regular(handle)
         return self.descriptors[handle]
 
     def _place(self, handle: bytes) -> Path:
         return self.directory / self.path(handle)
+
+    def _at(self, directory: bytes, name: bytes) -> Path:
+        """Where a name lies in the real directory; the root's path is empty."""
+        return self.directory / self.path(directory) / readable(name)

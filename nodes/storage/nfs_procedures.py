@@ -13,20 +13,22 @@ from typing import Any, Final
 import msgspec
 import xxhash
 
-from lateack.nodes.storage import nfs, nfs_calls, nfs_replies
+from lateack.nodes.storage import nfs, nfs_calls, nfs_links, nfs_listing, nfs_replies
 from lateack.nodes.storage.drc import CacheEntry, Client
+from lateack.nodes.storage.memory_file import LINKS_MAX
 from lateack.nodes.storage.nfs import NfsError
 from lateack.nodes.storage.rpc import Call
 from lateack.nodes.storage.server_events import CommitExecuted, OperationFailed, ServerEvent, WriteExecuted
 from lateack.nodes.storage.store import Store
+from lateack.nodes.storage.write_back import WriteBackStore
 
-LINKS_MAX: Final = 32000
-READDIR_ENTRY_BYTES: Final = 24
-"""What an entry of READDIR takes besides its name and padding: two marks, a fileid, a length and a cookie, rounded."""
 TRANSFER_DEFAULT: Final = 65536
 """The longest READ or WRITE that a server takes in one call unless told otherwise."""
+LOSS_STEP: Final = 1 << 32
+"""By how much a failed write-back moves the verifier; a restart moves it by one, so that no two causes ever meet."""
 
 _UINT = struct.Struct(">I")
+_COOKIE_VERIFIER = bytes(nfs.VERIFIER_BYTES)
 _FILE_ACCESS = nfs.ACCESS_READ | nfs.ACCESS_MODIFY | nfs.ACCESS_EXTEND | nfs.ACCESS_EXECUTE
 _DIRECTORY_ACCESS = nfs.ACCESS_READ | nfs.ACCESS_LOOKUP | nfs.ACCESS_MODIFY | nfs.ACCESS_EXTEND | nfs.ACCESS_DELETE
 # Bytes of the results after the status where an operation failed: attributes that we do not give, each a zero.
@@ -63,11 +65,13 @@ class AdmittedCall:
 class NfsProcedures:
     """One server instance's procedures: a store, a write verifier and a list of what happened."""
 
-    __slots__ = ("events", "store", "transfer_max", "verifier")
+    __slots__ = ("cached", "events", "store", "transfer_max", "verifier", "write_back")
 
-    def __init__(self, store: Store, verifier: bytes, transfer_max: int) -> None:
+    def __init__(self, store: Store, verifier: bytes, transfer_max: int, write_back: bool = False) -> None:
         assert len(verifier) == nfs.VERIFIER_BYTES and 0 < transfer_max <= nfs.TRANSFER_BYTES_MAX
         self.store = store
+        self.write_back = write_back  # whether UNSTABLE bytes may stay in memory until they are committed
+        self.cached: WriteBackStore | None = None
         self.verifier = verifier
         self.transfer_max = transfer_max
         self.events: list[ServerEvent] = []
@@ -93,7 +97,7 @@ class NfsProcedures:
         """LOOKUP."""
         arguments: nfs_calls.NameArguments = admitted.arguments
         store = self.store
-        file = store.lookup(arguments.directory, arguments.name)
+        file = nfs_listing.lookup(store, arguments.directory, arguments.name)
         return nfs_replies.encode_lookup(file, store.getattr(file), store.getattr(arguments.directory))
 
     def access(self, admitted: AdmittedCall, now: int) -> bytes:
@@ -111,10 +115,15 @@ class NfsProcedures:
         return nfs_replies.encode_read(attributes, data, arguments.offset + len(data) >= attributes.size)
 
     def write(self, admitted: AdmittedCall, now: int) -> bytes:
-        """WRITE, stable where asked; a payload beyond `transfer_max` is written in part, as a short count tells."""
+        """WRITE, stable where asked; a payload beyond `transfer_max` is written in part, as a short count tells.
+
+        DATA_SYNC gets what FILE_SYNC gets, and is answered as what it asked for.
+        """
         arguments: nfs_calls.WriteArguments = admitted.arguments
-        store = self.store
         file, stable = arguments.file, arguments.stable
+        if stable == nfs.UNSTABLE and self.write_back and self.cached is None:
+            self.cached = self.store = WriteBackStore(self.store)  # who only writes stable never pays for it
+        store = self.store
         payload = arguments.payload(admitted.record)
         if arguments.count > self.transfer_max:
             payload = payload[: self.transfer_max]
@@ -175,20 +184,63 @@ class NfsProcedures:
         return nfs_replies.encode_rename(self.store.getattr(a.from_directory), self.store.getattr(a.to_directory))
 
     def readdir(self, admitted: AdmittedCall, now: int) -> bytes:
-        """READDIR; a cookie is an entry's place in the sorted list."""
+        """READDIR."""
         arguments: nfs_calls.ReaddirArguments = admitted.arguments
         attributes = self.store.getattr(arguments.directory)
-        names = [(b".", attributes.fileid), (b"..", attributes.fileid), *self.store.readdir(arguments.directory)]
-        left = min(arguments.count, self.transfer_max) - 128
-        entries: list[tuple[int, bytes, int]] = []
-        for cookie, (name, fileid) in enumerate(names[arguments.cookie :], arguments.cookie + 1):
-            left -= READDIR_ENTRY_BYTES + len(name) + 4
-            if left < 0:
-                break
-            entries.append((fileid, name, cookie))
-        if not entries and arguments.cookie < len(names):
+        left = nfs_listing.entries_after(self.store, arguments.directory, arguments.cookie)
+        room = min(arguments.count, self.transfer_max) - nfs_listing.RESULT_BYTES
+        taken = nfs_listing.fitting(left, room)
+        if left and not taken:
             raise NfsError(nfs.NFS3ERR_TOOSMALL)
-        return nfs_replies.encode_readdir(attributes, entries, bytes(8), arguments.cookie + len(entries) >= len(names))
+        entries = [(entry.fileid, entry.name, entry.cookie) for entry in taken]
+        return nfs_replies.encode_readdir(attributes, entries, _COOKIE_VERIFIER, len(taken) == len(left))
+
+    def readdirplus(self, admitted: AdmittedCall, now: int) -> bytes:
+        """READDIRPLUS: as READDIR, with attributes and handles."""
+        arguments: nfs_listing.ReaddirplusArguments = admitted.arguments
+        store, directory = self.store, arguments.directory
+        attributes = store.getattr(directory)
+        left = nfs_listing.entries_after(store, directory, arguments.cookie)
+        names = nfs_listing.fitting(left, arguments.names_max)
+        room = min(arguments.count, self.transfer_max) - nfs_listing.RESULT_BYTES
+        # Linux's server passes dircount over; a client that cannot take one name gets one nevertheless.
+        taken = nfs_listing.found_entries(store, directory, names or left[:1], room)
+        if left and not taken:
+            raise NfsError(nfs.NFS3ERR_TOOSMALL)
+        return nfs_listing.encode_readdirplus_result(attributes, taken, _COOKIE_VERIFIER, len(taken) == len(left))
+
+    def readlink(self, admitted: AdmittedCall, now: int) -> bytes:
+        """READLINK: the text of a symbolic link, which is the client's to follow and never ours."""
+        file = admitted.arguments.file
+        return nfs_links.encode_readlink_result(self.store.getattr(file), self.store.readlink(file))
+
+    def symlink(self, admitted: AdmittedCall, now: int) -> bytes:
+        """SYMLINK; the attributes are passed over, as on any UNIX, where nothing asks for those of a link."""
+        arguments: nfs_links.SymlinkArguments = admitted.arguments
+        store, directory = self.store, arguments.directory
+        if not arguments.target or b"\0" in arguments.target:
+            raise NfsError(nfs.NFS3ERR_INVAL)
+        file = store.symlink(directory, arguments.name, arguments.target, now)
+        return nfs_replies.encode_create(file, store.getattr(file), store.getattr(directory))
+
+    def link(self, admitted: AdmittedCall, now: int) -> bytes:
+        """LINK."""
+        arguments: nfs_links.LinkArguments = admitted.arguments
+        store, directory = self.store, arguments.directory
+        before = store.getattr(directory)
+        store.link(arguments.file, directory, arguments.name, now)
+        return nfs_links.encode_link_result(store.getattr(arguments.file), before, store.getattr(directory))
+
+    def mknod(self, admitted: AdmittedCall, now: int) -> bytes:
+        """MKNOD, which makes nothing here.
+
+        A device in an exported directory would be one of the server's own host. A pipe or socket would serve those
+        clients alone that have it open, without the server, and no store opens one: opening could block it for ever.
+        """
+        arguments: nfs_links.MknodArguments = admitted.arguments
+        self.store.getattr(arguments.directory)
+        made = arguments.kind in (nfs.NF3CHR, nfs.NF3BLK, nfs.NF3SOCK, nfs.NF3FIFO)
+        raise NfsError(nfs.NFS3ERR_NOTSUPP if made else nfs.NFS3ERR_BADTYPE)
 
     def fsstat(self, admitted: AdmittedCall, now: int) -> bytes:
         """FSSTAT."""
@@ -214,10 +266,6 @@ class NfsProcedures:
         self.events.append(CommitExecuted(admitted.call.xid, admitted.client, path, arguments.offset, arguments.count))
         return nfs_replies.encode_commit(before, store.getattr(arguments.file), self.verifier)
 
-    def unsupported(self, admitted: AdmittedCall, now: int) -> bytes:
-        """READLINK, SYMLINK, MKNOD, LINK and READDIRPLUS, which no workload here needs."""
-        raise NfsError(nfs.NFS3ERR_NOTSUPP)
-
     def failure(self, admitted: AdmittedCall, error: NfsError | OSError) -> bytes:
         """The results of a call that failed."""
         status = _status_of(error)
@@ -229,9 +277,17 @@ class NfsProcedures:
         try:
             self.store.commit(file)
         except OSError:
-            # Bytes that a client believes written may be lost: a new verifier makes it send them again, as Linux does.
-            self.verifier = ((int.from_bytes(self.verifier, "big") + 1) % (1 << 64)).to_bytes(8, "big")
+            self._lost()
             raise
+        except NfsError as error:
+            if error.status in _LOSSES:
+                self._lost()
+            raise
+
+    def _lost(self) -> None:
+        """Bytes that a client believes written may be lost: a new verifier makes it send them again, as Linux does."""
+        changed = (int.from_bytes(self.verifier, "big") + LOSS_STEP) % (1 << (8 * nfs.VERIFIER_BYTES))
+        self.verifier = changed.to_bytes(nfs.VERIFIER_BYTES, "big")
 
     def _create_new(self, arguments: nfs_calls.CreateArguments, now: int) -> bytes:
         mode = arguments.changes.mode
@@ -255,6 +311,8 @@ class NfsProcedures:
         return nfs_replies.encode_create(file, store.getattr(file), store.getattr(arguments.directory))
 
 
+_LOSSES = (nfs.NFS3ERR_IO, nfs.NFS3ERR_NOSPC, nfs.NFS3ERR_DQUOT, nfs.NFS3ERR_FBIG, nfs.NFS3ERR_ROFS)
+"""With these a commit says that bytes are lost; with others it was none."""
 _NO_CHANGES = nfs.SetAttributes()
 
 Executor = Callable[[NfsProcedures, AdmittedCall, int], bytes]
@@ -283,19 +341,19 @@ PROCEDURES: Final[tuple[tuple[Decoder, Executor, bool], ...]] = (
     (nfs_calls.decode_setattr, NfsProcedures.setattr, True),
     (nfs_calls.decode_name, NfsProcedures.lookup, False),
     (nfs_calls.decode_access, NfsProcedures.access, False),
-    (nfs_calls.decode_file, NfsProcedures.unsupported, False),
+    (nfs_calls.decode_file, NfsProcedures.readlink, False),
     (nfs_calls.decode_range, NfsProcedures.read, False),
     (nfs_calls.decode_write, NfsProcedures.write, True),
     (nfs_calls.decode_create, NfsProcedures.create, True),
     (nfs_calls.decode_mkdir, NfsProcedures.mkdir, True),
-    (nfs_calls.decode_name, NfsProcedures.unsupported, True),
-    (nfs_calls.decode_name, NfsProcedures.unsupported, True),
+    (nfs_links.decode_symlink, NfsProcedures.symlink, True),
+    (nfs_links.decode_mknod, NfsProcedures.mknod, True),
     (nfs_calls.decode_name, NfsProcedures.remove, True),
     (nfs_calls.decode_name, NfsProcedures.rmdir, True),
     (nfs_calls.decode_rename, NfsProcedures.rename, True),
-    (nfs_calls.decode_file, NfsProcedures.unsupported, True),
+    (nfs_links.decode_link, NfsProcedures.link, True),
     (nfs_calls.decode_readdir, NfsProcedures.readdir, False),
-    (nfs_calls.decode_file, NfsProcedures.unsupported, False),
+    (nfs_listing.decode_readdirplus, NfsProcedures.readdirplus, False),
     (nfs_calls.decode_file, NfsProcedures.fsstat, False),
     (nfs_calls.decode_file, NfsProcedures.fsinfo, False),
     (nfs_calls.decode_file, NfsProcedures.pathconf, False),

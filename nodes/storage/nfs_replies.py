@@ -40,6 +40,8 @@ _WRITE = struct.Struct(">2I8s")
 _FSSTAT = struct.Struct(">6QI")
 _FSINFO = struct.Struct(">7IQ3I")
 _PATHCONF = struct.Struct(">6I")
+_FSF3_LINK = 0x0001
+_FSF3_SYMLINK = 0x0002
 _FSF3_HOMOGENEOUS = 0x0008
 _FSF3_CANSETTIME = 0x0010
 
@@ -106,12 +108,13 @@ class ReaddirResult(LightRecord):
 
 
 class FsinfoResult(LightRecord):
-    """The sizes that a server likes and can take."""
+    """The sizes that a server likes and can take, and what its file system can do (FSF3_ bits)."""
 
     status: int
     read_max: int = 0
     write_max: int = 0
     file_bytes_max: int = 0
+    properties: int = 0
 
 
 class FsstatResult(LightRecord):
@@ -286,7 +289,8 @@ def decode_readdir(record: bytes, position: int) -> ReaddirResult:
 def encode_fsinfo(attributes: Attributes, transfer_max: int, file_bytes_max: int) -> bytes:
     """FSINFO's success: one size for reading and writing, and times to the nanosecond."""
     sizes = (transfer_max, transfer_max, 4096, transfer_max, transfer_max, 4096, transfer_max, file_bytes_max)
-    return _OK + pack_post_op(attributes) + _FSINFO.pack(*sizes, 0, 1, _FSF3_HOMOGENEOUS | _FSF3_CANSETTIME)
+    properties = _FSF3_LINK | _FSF3_SYMLINK | _FSF3_HOMOGENEOUS | _FSF3_CANSETTIME
+    return _OK + pack_post_op(attributes) + _FSINFO.pack(*sizes, 0, 1, properties)
 
 
 def decode_fsinfo(record: bytes, position: int) -> FsinfoResult:
@@ -296,8 +300,8 @@ def decode_fsinfo(record: bytes, position: int) -> FsinfoResult:
     unpack_post_op(unpacker)
     if status:
         return FsinfoResult(status)
-    read_max, _, _, write_max, _, _, _, file_bytes_max, *_ = unpacker.take(_FSINFO)
-    return FsinfoResult(status, read_max, write_max, file_bytes_max)
+    read_max, _, _, write_max, _, _, _, file_bytes_max, _, _, properties = unpacker.take(_FSINFO)
+    return FsinfoResult(status, read_max, write_max, file_bytes_max, properties)
 
 
 def encode_fsstat(attributes: Attributes, capacity: Capacity) -> bytes:

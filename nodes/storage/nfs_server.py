@@ -7,8 +7,9 @@ from typing import Final
 
 import xxhash
 
-from lateack.nodes.storage import nfs, rpc
+from lateack.nodes.storage import mount, nfs, rpc
 from lateack.nodes.storage.drc import DOIT, DROPIT, Client, DuplicateRequestCache
+from lateack.nodes.storage.mount import MountServer
 from lateack.nodes.storage.nfs import NfsError
 from lateack.nodes.storage.nfs_procedures import (
     PROCEDURES,
@@ -30,15 +31,18 @@ OURS: Final = struct.pack(">4I", rpc.CALL, rpc.RPC_VERSION, nfs.PROGRAM, nfs.VER
 
 
 class NfsServer:
-    """Program 100003 version 3 over a store; its owner gives it calls and drains `events`.
+    """Program 100003 version 3 over a store, and MOUNT for its root; its owner gives it calls and drains `events`.
 
-    `verifier` is the eight bytes by which clients know this instance from the one before a restart.
+    `verifier` is the eight bytes by which clients know this instance from the one before a restart. With `write_back`
+    UNSTABLE bytes stay in memory until they are committed, and die with this object unless `sync` is called. `own_path`
+    is by what other name than "/" the root can be mounted.
     """
 
     __slots__ = (
         "accepted_auth",
         "calls",
         "drc",
+        "mounts",
         "procedures",
         "refused",
         "root_handle",
@@ -52,9 +56,13 @@ class NfsServer:
         verifier: bytes,
         drc: DuplicateRequestCache | None = None,
         transfer_max: int = TRANSFER_DEFAULT,
+        *,
+        write_back: bool = False,
+        own_path: bytes = mount.ROOT,
     ) -> None:
-        self.procedures = NfsProcedures(store, verifier, transfer_max)
+        self.procedures = NfsProcedures(store, verifier, transfer_max, write_back)
         self.drc = drc if drc is not None else DuplicateRequestCache()
+        self.mounts = MountServer(store, own_path)
         self.root_handle = store.root
         self.calls = 0
         self.refused = 0
@@ -75,6 +83,19 @@ class NfsServer:
         self.procedures.events = []
         return events
 
+    def connected(self, client: Client, now: int) -> None:
+        """A client has connected: some request caches keep a table for each connection."""
+        self.drc.attach(client, now)
+
+    def disconnected(self, client: Client, now: int) -> None:
+        """A client's connection is gone."""
+        self.drc.detach(client, now)
+
+    def sync(self) -> None:
+        """Put everything that was written into the store, as a server does that ends in good order."""
+        if self.procedures.cached is not None:
+            self.procedures.cached.sync()
+
     def handle_call(self, record: bytes, client: Client, now: int) -> bytes | None:
         """Serve one call and give its reply; None for a dropped duplicate and for bytes that are no call."""
         admitted = self.admit(record, client, now)
@@ -91,6 +112,8 @@ class NfsServer:
             refusal = None
             try:
                 call = rpc.decode_call(record)
+                if call.program == mount.PROGRAM and self._credential_is_good(call):
+                    return self.mounts.answer(call, record, client)
                 refusal = self._refusal(call)
             except XdrError:
                 self.undecodable += 1

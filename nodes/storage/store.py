@@ -29,8 +29,9 @@ class Store(Protocol):
     """A tree of files known by opaque handles.
 
     Handles are stable: the same store gives the same file the same handle after a restart. `now` is nanoseconds; a
-    store with times of its own may ignore it. Every method may raise NfsError, or OSError, which the server tells as
-    an nfsstat3.
+    store with times of its own may ignore it. What is made, named, changed or removed has reached the disk when a
+    method returns (RFC 1813 section 4.8); bytes that were written have when `commit` returns. Symbolic links are kept
+    and never followed. Every method may raise NfsError, or OSError, which the server tells as an nfsstat3.
     """
 
     root: bytes
@@ -48,12 +49,24 @@ class Store(Protocol):
         """The handle of a name in a directory."""
         ...
 
+    def parent(self, directory: bytes) -> bytes:
+        """The directory above this one; the root is above itself."""
+        ...
+
     def create(self, directory: bytes, name: bytes, mode: int, now: int) -> bytes:
         """Make an empty file that was not there and give its handle."""
         ...
 
     def mkdir(self, directory: bytes, name: bytes, mode: int, now: int) -> bytes:
         """Make an empty directory and give its handle."""
+        ...
+
+    def symlink(self, directory: bytes, name: bytes, target: bytes, now: int) -> bytes:
+        """Make a symbolic link that says `target`, and give its handle."""
+        ...
+
+    def link(self, file: bytes, directory: bytes, name: bytes, now: int) -> None:
+        """Give a file one more name; it keeps its handle and fileid."""
         ...
 
     def remove(self, directory: bytes, name: bytes, now: int) -> None:
@@ -70,6 +83,10 @@ class Store(Protocol):
 
     def readdir(self, directory: bytes) -> list[tuple[bytes, int]]:
         """The names in a directory and their fileids, in an order that stays."""
+        ...
+
+    def readlink(self, file: bytes) -> bytes:
+        """What a symbolic link says."""
         ...
 
     def read(self, file: bytes, offset: int, count: int) -> bytes:

@@ -8,9 +8,9 @@ from lateack.nodes.service import ServerConfig
 from lateack.nodes.stack.host import HostAddress, IpStack
 from lateack.nodes.stack.packets import digest_of
 from lateack.nodes.stack.tcp import TcpParameters
-from lateack.nodes.storage import nfs
+from lateack.nodes.storage import mount, nfs
 from lateack.nodes.storage.memory_store import MemoryStore
-from lateack.nodes.storage.rpc import decode_reply
+from lateack.nodes.storage.rpc import AUTH_NONE_CREDENTIAL, decode_reply, encode_call
 from tests.nodes.hand import GUEST_IP, GUEST_MAC, SERVER_IP, SERVER_MAC, facts_of
 from tests.nodes.storage.conversation import call_record, write_arguments
 
@@ -64,3 +64,14 @@ def test_a_repeated_call_is_answered_from_memory() -> None:
     assert replies[0] == replies[1]
     assert len(facts_of(bed.effects, WriteExecuted)) == 1
     assert [fact.outcome for fact in facts_of(bed.effects, DuplicateCall)] == ["replied"]
+
+
+def test_a_client_can_mount_where_it_writes() -> None:
+    """MOUNT is answered on the port of NFS with the root of the store."""
+    bed = Bed()
+    record = encode_call(7, mount.PROGRAM, 3, mount.MNT, AUTH_NONE_CREDENTIAL) + mount.encode_path(b"/")
+
+    reply = bed.service.serve(record, ASKING, GUEST_IP, 0)
+
+    assert reply is not None
+    assert mount.decode_mount_result(reply[decode_reply(reply).results :])[:2] == (mount.MNT3_OK, bed.store.root)

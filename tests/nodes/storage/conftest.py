@@ -9,12 +9,20 @@ import pytest
 
 from lateack.nodes.storage.directory_store import DirectoryStore
 from lateack.nodes.storage.memory_store import MemoryStore
+from lateack.nodes.storage.mirror_store import MirrorStore
 from lateack.nodes.storage.store import Store
+from lateack.nodes.storage.write_back import WriteBackStore
 
 
-@pytest.fixture(params=["memory", "directory"])
+@pytest.fixture(params=["memory", "directory", "mirror", "memory-written-back", "directory-written-back"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     """A store of each kind."""
-    made: Store = MemoryStore() if request.param == "memory" else DirectoryStore(tmp_path)
+    kind, _, written_back = str(request.param).partition("-")
+    made: Store
+    if kind == "mirror":
+        made = MirrorStore(tmp_path)
+    else:
+        made = MemoryStore() if kind == "memory" else DirectoryStore(tmp_path)
+    made = WriteBackStore(made) if written_back else made
     yield made
     made.close()

@@ -65,7 +65,7 @@ def test_a_symbolic_link_is_seen_but_never_followed(tmp_path: Path) -> None:
         ):
             with pytest.raises(NfsError) as refused:
                 attempt()
-            assert refused.value.status == nfs.NFS3ERR_STALE
+            assert refused.value.status in (nfs.NFS3ERR_INVAL, nfs.NFS3ERR_NOTDIR)
     store.close()
 
     assert (outside / "secret").read_bytes() == b"secret"

@@ -16,6 +16,7 @@ from lateack.nodes.storage.drc import (
     Outcome,
     arguments_checksum,
 )
+from lateack.nodes.storage.drc_ganesha import request_cache
 
 GUEST = ("10.0.0.2", 800)
 SECOND = 1_000_000_000
@@ -42,18 +43,53 @@ def changed(payload: bytes, position: int) -> bytes:
     return payload[:position] + b"\xff" + payload[position + 1 :]
 
 
-@pytest.mark.parametrize(("handle_bytes", "window"), [(28, 204), (36, 196), (64, 168)])
-def test_the_checksum_covers_256_bytes_of_arguments(handle_bytes: int, window: int) -> None:
-    """Of the payload that is what handle, offset, counts and stability leave; a change beyond it is not seen."""
-    payload = bytes(1024)
+def test_a_change_that_is_seen_is_counted() -> None:
+    """An XID that comes again with another checksum is a payload miss."""
     cache = DuplicateRequestCache("checksum")
-    see(cache, write_record(payload, 1, handle_bytes))
+    see(cache, write_record(bytes(1024)))
 
-    inside = see(cache, write_record(changed(payload, window - 1), 1, handle_bytes))
-    beyond = see(cache, write_record(changed(payload, window), 1, handle_bytes))
+    see(cache, write_record(changed(bytes(1024), 0)))
+    see(cache, write_record(changed(bytes(1024), 1000)))
 
-    assert (inside, beyond) == (DOIT, REPLY)
     assert (cache.hits, cache.misses, cache.payload_misses) == (1, 2, 1)
+
+
+def seen_places(cache: DuplicateRequestCache, payload: bytes, handle_bytes: int) -> list[bool]:
+    """For each byte of a payload: whether the cache takes the call with this byte changed for another one."""
+    cache.attach(GUEST, 0)
+    see(cache, write_record(payload, 1, handle_bytes))
+    seen = []
+    for position in range(len(payload)):
+        record = write_record(changed(payload, position), 1, handle_bytes)
+        outcome, entry = cache.lookup(rpc.decode_call(record), record, GUEST, 0)
+        seen.append(outcome == DOIT)
+        if entry is not None and outcome == DOIT:
+            cache.forget(entry)
+    return seen
+
+
+@pytest.mark.parametrize("mode", ["checksum", "ganesha-like"])
+@pytest.mark.parametrize("handle_bytes", [28, 36, 64])
+def test_a_scan_finds_where_a_changed_byte_is_no_longer_seen(handle_bytes: int, mode: Mode) -> None:
+    """There is one boundary, and it is where 256 bytes of arguments end.
+
+    WRITE's arguments before the payload (RFC 1813 section 3.3.7): the handle with its length, an offset of eight bytes,
+    and count, stability and the payload's length of four each. What the 256 bytes leave is all of the payload that the
+    checksum covers: 204 bytes behind the shortest handle here, 168 behind the longest.
+    """
+    seen = seen_places(request_cache(mode), bytes(1024), handle_bytes)
+
+    boundary = seen.index(False)
+    assert all(seen[:boundary])
+    assert not any(seen[boundary:])
+    assert boundary == 256 - (4 + handle_bytes + 8 + 4 + 4 + 4)
+    assert boundary == {28: 204, 36: 196, 64: 168}[handle_bytes]
+
+
+@pytest.mark.parametrize(("mode", "seen"), [("no-checksum", False), ("none", True)])
+def test_without_a_checksum_the_place_does_not_matter(mode: Mode, seen: bool) -> None:
+    """The old key sees no changed byte; no cache takes everything for new."""
+    assert set(seen_places(request_cache(mode), bytes(512), 36)) == {seen}
 
 
 @pytest.mark.parametrize(

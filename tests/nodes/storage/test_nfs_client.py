@@ -13,18 +13,23 @@ from lateack.nodes.facts import (
     CopyFailed,
     CopyFinished,
     ReplyMatched,
+    VerifierChanged,
     WriteCompleted,
+    WriteExecuted,
     WriteIssued,
+    WriteReissued,
 )
 from lateack.nodes.messages import Frames
+from lateack.nodes.nfs_service import NfsService
 from lateack.nodes.node import MS, Received, S, TimerFired
 from lateack.nodes.stack.packets import ACK, FIN, RST
 from lateack.nodes.stack.skb import SkBuff
 from lateack.nodes.stack.tcp import LAST_ACK
 from lateack.nodes.storage import nfs
 from lateack.nodes.storage.rpc_client import RpcTimeouts
-from lateack.nodes.strategies.guest import FragDestructors, OnReply, Write
+from lateack.nodes.strategies.guest import FragDestructors, FullCopy, GuestStrategy, OnReply, Write
 from lateack.nodes.strategies.guest_destructors import CloneDestructors
+from lateack.nodes.strategies.guest_zerocopy import CopyOnRetransmit, MsgZerocopy, ZerocopyOnReply
 from tests.nodes.hand import nfs_of, tcp_frame
 from tests.nodes.one_guest import Hand, pattern
 
@@ -225,6 +230,90 @@ def test_a_server_that_closes_first_has_ended_the_copy() -> None:
     assert [fact.reason for fact in hand.of(CopyFailed)] == ["the server closed the connection"]
     assert sk.state == LAST_ACK
     assert hand.of(CopyFinished) == []
+
+
+def commits_after_a_restart(**settings: object) -> Hand:
+    """Return a hand whose server has another verifier when the first COMMIT comes; its WRITE came before."""
+    hand = Hand(stable=nfs.UNSTABLE, **settings)  # type: ignore[arg-type]
+    hand.passes = lambda target, frame: target != "server" or nfs.COMMIT not in procedures(hand)
+    hand.boot()
+    service = hand.server.service
+    assert isinstance(service, NfsService)
+    service.server.procedures.verifier = b"restart2"
+    hand.release()
+    return hand
+
+
+@pytest.mark.parametrize("strategy", [OnReply, FragDestructors, MsgZerocopy, ZerocopyOnReply, CopyOnRetransmit])
+def test_another_verifier_has_the_bytes_written_again(strategy: type[GuestStrategy]) -> None:
+    """As a call of its own, out of pages that belong to the write until a COMMIT says what its WRITE has said."""
+    hand = commits_after_a_restart(strategy=strategy)
+
+    (first, _) = [fact.xid for fact in hand.of(WriteIssued)]
+    assert [(fact.xid, fact.offset, fact.count) for fact in hand.of(VerifierChanged)] == [(first, 0, 4096)]
+    assert hand.of(WriteReissued) == [WriteReissued(first, first + 2)]
+    assert [fact.xid for fact in hand.of(WriteCompleted)] == [first + 2, first + 4]
+    assert len({fact.digest for fact in hand.of(WriteExecuted) if fact.offset == 0}) == 1
+    assert hand.guest.copied_bytes == 0
+    assert hand.file() == pattern(8192)
+    assert hand.left_over() == []
+
+
+@pytest.mark.parametrize("strategy", [OnReply, FragDestructors, MsgZerocopy, ZerocopyOnReply, FullCopy])
+def test_pages_that_are_let_go_too_early_are_written_again_as_they_are_by_then(strategy: type[GuestStrategy]) -> None:
+    """Done at the WRITE's reply, once: what is written again is the file's next bytes, at the place of the first."""
+    hand = commits_after_a_restart(strategy=strategy, releases_early=True)
+
+    first = hand.of(WriteIssued)[0].xid
+    assert hand.of(WriteCompleted)[0].xid == first
+    assert len(hand.of(WriteCompleted)) == 2
+    assert len(hand.of(VerifierChanged)) >= 1
+    assert hand.file() == pattern(8192)[4096:] * 2
+    assert len(hand.of(CopyFinished)) == 1
+    assert hand.left_over() == []
+
+
+@pytest.mark.parametrize(("stable", "calls"), [(nfs.FILE_SYNC, 3), (nfs.UNSTABLE, 4)])
+def test_a_short_write_is_gone_on_with(stable: int, calls: int) -> None:
+    """The rest of what is stable is written by further calls; what is not, from the start and stably this time."""
+    hand = Hand(pattern(4096), stable=stable)
+    service = hand.server.service
+    assert isinstance(service, NfsService)
+    service.server.procedures.transfer_max = 1500
+
+    hand.boot()
+
+    ranges = [(fact.offset, fact.count) for fact in hand.of(WriteExecuted)]
+    assert ranges == [(0, 1500)] * (calls - 2) + [(1500, 1500), (3000, 1096)]
+    assert [fact.offset for fact in hand.of(WriteIssued)] == [0, 1500, 3000]
+    assert [fact.xid for fact in hand.of(WriteCompleted)] == [hand.of(WriteReissued)[-1].xid]
+    assert hand.file() == pattern(4096)
+
+
+def test_a_server_that_writes_nothing_has_failed() -> None:
+    """A WRITE that makes no progress would be called for ever."""
+    hand = Hand(pattern(4096))
+    service = hand.server.service
+    assert isinstance(service, NfsService)
+    service.server.procedures.transfer_max = 0
+
+    hand.boot()
+
+    assert [fact.reason for fact in hand.of(CopyFailed)] == ["the server wrote 0 of 4096 bytes"]
+
+
+def test_every_pass_but_the_last_writes_other_bytes() -> None:
+    """A pass begins when the one before it is wholly done, out of the same buffers; the last one writes the input."""
+    hand = Hand(pattern(8192), passes=3, buffers=2)
+
+    hand.boot()
+
+    order = [type(fact).__name__ for fact in hand.facts if isinstance(fact, WriteIssued | WriteCompleted)]
+    assert order == ["WriteIssued", "WriteIssued", "WriteCompleted", "WriteCompleted"] * 3
+    first = [fact.digest for fact in hand.of(WriteIssued) if fact.offset == 0]
+    assert first[0] == first[1] != first[2]
+    assert hand.file() == pattern(8192)
+    assert hand.left_over() == []
 
 
 def procedures(hand: Hand) -> list[int]:

@@ -60,7 +60,7 @@ def test_every_success_is_read_back() -> None:
     assert r.decode_read(r.encode_read(FILE, b"bytes", True), 0) == r.ReadResult(0, b"bytes", True)
     assert r.decode_create(r.encode_create(b"handle", FILE, FILE), 0) == r.FileResult(0, b"handle", FILE)
     assert r.decode_commit(r.encode_commit(FILE, FILE, b"verifier"), 0) == r.CommitResult(0, b"verifier")
-    assert r.decode_fsinfo(r.encode_fsinfo(FILE, 65536, 99), 0) == r.FsinfoResult(0, 65536, 65536, 99)
+    assert r.decode_fsinfo(r.encode_fsinfo(FILE, 65536, 99), 0) == r.FsinfoResult(0, 65536, 65536, 99, 0x1B)
     assert r.decode_fsstat(r.encode_fsstat(FILE, CAPACITY), 0) == r.FsstatResult(0, CAPACITY)
     assert r.decode_pathconf(r.encode_pathconf(FILE, 10, 255), 0) == r.PathconfResult(0, 10, 255)
 

@@ -8,7 +8,7 @@ import pytest
 import xxhash
 from hypothesis import given, settings, strategies as st
 
-from lateack.nodes.storage import nfs, nfs_calls, nfs_replies, rpc
+from lateack.nodes.storage import mount, nfs, nfs_calls, nfs_links, nfs_listing, nfs_replies, rpc
 from lateack.nodes.storage.drc import DuplicateRequestCache, Mode
 from lateack.nodes.storage.memory_store import MemoryStore
 from lateack.nodes.storage.nfs_procedures import AdmittedCall
@@ -44,7 +44,9 @@ BROKEN_AUTH_SYS = bytes.fromhex("00000001 00000004 00000000 00000000 00000000")
 @pytest.mark.parametrize(
     ("record", "reply"),
     [
-        (header(100005, 3, 0), rpc.encode_refusal(XID, rpc.PROG_UNAVAIL)),
+        (header(100000, 2, 0), rpc.encode_refusal(XID, rpc.PROG_UNAVAIL)),
+        (header(mount.PROGRAM, 1, 0), rpc.encode_program_mismatch(XID, 3, 3)),
+        (header(mount.PROGRAM, 3, 0, BROKEN_AUTH_SYS), rpc.encode_auth_error(XID, rpc.AUTH_BADCRED)),
         (header(nfs.PROGRAM, 4, 0), rpc.encode_program_mismatch(XID, 3, 3)),
         (header(nfs.PROGRAM, 3, 22), rpc.encode_refusal(XID, rpc.PROC_UNAVAIL)),
         (header(nfs.PROGRAM, 3, nfs.GETATTR), rpc.encode_refusal(XID, rpc.GARBAGE_ARGS)),
@@ -205,6 +207,11 @@ def seeds(server: NfsServer, file: bytes) -> list[bytes]:
         nfs.REMOVE: nfs_calls.encode_name(root, b"gone"),
         nfs.RENAME: nfs_calls.encode_rename(root, b"gone", root, b"new"),
         nfs.READDIR: nfs_calls.encode_readdir(root, 0, bytes(8), 4096),
+        nfs.READLINK: nfs_calls.encode_file(file),
+        nfs.SYMLINK: nfs_links.encode_symlink(root, b"link", b"target"),
+        nfs.MKNOD: nfs_links.encode_mknod(root, b"device", nfs.NF3CHR, (1, 3)),
+        nfs.LINK: nfs_links.encode_link(file, root, b"second"),
+        nfs.READDIRPLUS: nfs_listing.encode_readdirplus(root, 0, bytes(8), 4096, count=8192),
         nfs.FSINFO: nfs_calls.encode_file(root),
         nfs.FSSTAT: nfs_calls.encode_file(root),
         nfs.PATHCONF: nfs_calls.encode_file(root),

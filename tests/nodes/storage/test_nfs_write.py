@@ -2,6 +2,7 @@
 
 from lateack.nodes.application import PooledBuffer
 from lateack.nodes.memory.pages import Memory, PagePool
+from lateack.nodes.storage.nfs import FILE_SYNC
 from lateack.nodes.storage.nfs_write import NfsWrite
 
 
@@ -11,7 +12,7 @@ def test_a_pinned_write_shows_its_own_pages_until_it_is_over() -> None:
     pool = PagePool(memory, 0, 4)
     buffer = PooledBuffer(0, pool, 1)
     buffer.fill(memory, 0, b"these bytes")
-    write = NfsWrite(buffer, 0)
+    write = NfsWrite(buffer, FILE_SYNC, 0)
     write.pin()
 
     buffer.reallocate()

@@ -74,6 +74,49 @@ def test_a_soft_call_fails_at_its_major_timeout() -> None:
     assert client.deadline is None
 
 
+GOLDEN = {
+    # 1, 2, 4, 8 s, and the major timeout of 1 s << 3 cuts the fourth wait short; then 1, 2, 4 s from there.
+    "udp, hard": (RpcTimeouts.udp(SECOND), (1, 3, 7, 8, 9, 11, 15, 16), (8, 16)),
+    "udp, soft": (RpcTimeouts.udp(SECOND, soft=True), (1, 3, 7, 8), (8,)),
+    # 20, 40, then 60 s where it would be 80; the major timeout, 20 s << 4, is capped as well.
+    "udp, capped": (RpcTimeouts.udp(20 * SECOND, 4), (20, 60, 80, 120), (60, 120)),
+    # 10, 20, 30, 40 s add up to more than 10 + 3 * 10 s, which is the major timeout.
+    "tcp, hard": (RpcTimeouts.tcp(10 * SECOND, 3), (10, 30, 40, 50, 70, 80), (40, 80)),
+    "tcp, soft": (RpcTimeouts.tcp(10 * SECOND, 3, soft=True), (10, 30, 40), (40,)),
+    # 250 and 500 s, and the major timeout of 250 + 4 * 250 s is capped at 600 s.
+    "tcp, capped": (RpcTimeouts.tcp(250 * SECOND, 4), (250, 600, 850, 1200), (600, 1200)),
+    # Without repeats every timeout is a major one.
+    "tcp, none": (RpcTimeouts.tcp(5 * SECOND, 0), (5, 10, 15), (5, 10, 15)),
+}
+"""Timers, and by hand when a call is sent again or given up, and which of that is at a major timeout (s)."""
+
+
+@pytest.mark.parametrize(("timeouts", "times", "majors"), GOLDEN.values(), ids=GOLDEN)
+def test_timeouts_follow_one_another_as_in_todays_kernels(
+    timeouts: RpcTimeouts, times: tuple[int, ...], majors: tuple[int, ...]
+) -> None:
+    """As xprt_adjust_timeout has them, and no wait reaches beyond the major timeout (xprt_request_timeout).
+
+    In kernels of 2011 the last wait before it did: the calls were the same, at other times.
+    """
+    client = RpcClient(1, timeouts)
+    request = start(client)
+    seen: list[int] = []
+    major: list[int] = []
+
+    while client.deadline is not None and len(seen) < len(times):
+        now, before = client.deadline, client.major_timeouts
+        for _, wants in client.expired(now):
+            if wants == RETRANSMIT:
+                client.transmitted(request, now)
+        seen.append(now)
+        major += [now] * (client.major_timeouts - before)
+
+    assert seen == [time * SECOND for time in times]
+    assert major == [time * SECOND for time in majors]
+    assert (client.pending == {}) == timeouts.soft
+
+
 @pytest.mark.parametrize(
     ("timeouts", "cap"),
     [(RpcTimeouts.udp(retrans=30), 60 * SECOND), (RpcTimeouts.tcp(retrans=30), 600 * SECOND)],
