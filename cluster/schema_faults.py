@@ -23,6 +23,9 @@ class FrameSelector(Section):
     protocol: Literal["tcp", "udp"] | None = Field(default=None, description="what carries it")
     rpc: Name | None = Field(default=None, description="the NFS procedure of the message that it begins")
     kind: Literal["call", "reply", "ack"] | None = Field(default=None, description="what it is")
+    port: Annotated[StrictInt, Field(ge=1, le=65_535)] | None = Field(
+        default=None, description="the TCP or UDP port of either end; a client's first connection is from 700"
+    )
 
 
 class FactSelector(Section):
@@ -72,6 +75,9 @@ class Fault(Section):
 
     hold: FrameSelector | None = Field(default=None, description="frames that the network keeps back, in order")
     drop: FrameSelector | None = Field(default=None, description="frames that the network loses")
+    reset: FrameSelector | None = Field(
+        default=None, description="frames that a firewall refuses: their sender is told that its connection is gone"
+    )
     gate: Name | None = Field(
         default=None,
         description="nothing passes: backend.ring, before netback takes; .queue, before the driver; .nic, before the "
@@ -80,18 +86,24 @@ class Fault(Section):
     rewrite: Name | None = Field(default=None, description="a guest whose application rewrites what is being written")
     forge: Name | None = Field(default=None, description="a guest that changes headers of packets it has submitted")
     detach: Name | None = Field(default=None, description="a guest whose frontend closes and connects anew")
-    crash: Name | None = Field(default=None, description="the machine whose netback dies, and is back at the end")
+    crash: Name | None = Field(
+        default=None,
+        description="'backend': its netback dies, and is back at the end; 'server': it dies, and is back by itself",
+    )
     since: Trigger | None = Field(default=None, description="when it begins; without, at once")
     until: Trigger | None = Field(default=None, description="when it ends; without, never")
-    nth: tuple[Count, ...] = Field(default=(), description="which of the matching frames to drop; none named means all")
+    nth: tuple[Count, ...] = Field(default=(), description="which of the matching frames; none named means all")
 
     @model_validator(mode="after")
     def _one_action(self) -> "Fault":
-        actions = (self.hold, self.drop, self.gate, self.rewrite, self.forge, self.detach, self.crash)
+        actions = (self.hold, self.drop, self.reset, self.gate, self.rewrite, self.forge, self.detach, self.crash)
         if sum(action is not None for action in actions) != 1:
             raise PydanticCustomError(
-                "fault", "needs exactly one of 'hold', 'drop', 'gate', 'rewrite', 'forge', 'detach' and 'crash'"
+                "fault",
+                "needs exactly one of 'hold', 'drop', 'reset', 'gate', 'rewrite', 'forge', 'detach' and 'crash'",
             )
-        if self.nth and self.drop is None:
-            raise PydanticCustomError("fault", "has 'nth', which picks frames to 'drop' (a trigger has its own)")
+        if self.nth and not (self.hold or self.drop or self.reset):
+            raise PydanticCustomError(
+                "fault", "has 'nth', which picks frames to 'hold', 'drop' or 'reset' (a trigger has its own)"
+            )
         return self

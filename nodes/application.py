@@ -119,15 +119,15 @@ class Copier:
     """
 
     __slots__ = (
-        "buffers", "effects", "file", "memory", "next_offset", "over", "pool", "reuse", "source", "unfinished",
-        "write_size",
+        "buffers", "effects", "file", "memory", "next_offset", "over", "passes_left", "pool", "reuse", "source",
+        "unfinished", "write_size",
     )  # fmt: skip
 
     def __init__(
         self, source: Source, file: str, memory: Memory, effects: list[Effect], *,
-        first_frame: int, buffers: int, write_size: int, reuse: str = IN_PLACE,
+        first_frame: int, buffers: int, write_size: int, reuse: str = IN_PLACE, passes: int = 1,
     ) -> None:  # fmt: skip
-        """Keep the frames from *first_frame* on, as many as `frames_needed` says."""
+        """Keep the frames from *first_frame* on, as many as `frames_needed` says; write the file *passes* times."""
         pages = -(-write_size // PAGE_SIZE)
         self.source = source
         self.file = file
@@ -143,6 +143,7 @@ class Copier:
         else:
             self.buffers += [PageBuffer(index, memory, first_frame + index * pages, pages) for index in range(buffers)]
         self.next_offset = 0
+        self.passes_left = passes - 1 if source.size else 0
         self.unfinished = 0
         self.over = False
 
@@ -155,10 +156,30 @@ class Copier:
         self.unfinished -= 1
         held = buffer.digest
         if not self._take_next(buffer):
-            self.effects.append(BufferRetired(buffer.index))
+            if not self.passes_left:
+                self.effects.append(BufferRetired(buffer.index))
             return False
         self.effects.append(BufferRefilled(buffer.index, buffer.frames, buffer.offset, held, buffer.digest))
         return True
+
+    def next_pass(self) -> list[PageBuffer]:
+        """If one pass over the file is wholly done and another is to follow, fill the buffers for it, and return them.
+
+        No range is written again before the application has been told that its former write is done.
+        """
+        if self.over or self.unfinished or not self.passes_left or self.next_offset < self.source.size:
+            return []
+        self.passes_left -= 1
+        self.next_offset = 0
+        filled = []
+        for buffer in self.buffers:
+            used, held = buffer.count > 0, buffer.digest
+            if not self._take_next(buffer):
+                break
+            if used:
+                self.effects.append(BufferRefilled(buffer.index, buffer.frames, buffer.offset, held, buffer.digest))
+            filled.append(buffer)
+        return filled
 
     def rewrite(self, buffer: PageBuffer) -> None:
         """Scribble over a buffer while it is being written: every bit of it turns."""
@@ -177,7 +198,7 @@ class Copier:
 
     def finished(self) -> bool:
         """Say whether every byte has been written and every write is done."""
-        return not self.unfinished and self.next_offset >= self.source.size
+        return not self.unfinished and self.next_offset >= self.source.size and not self.passes_left
 
     def finish(self) -> None:
         """The copy is complete, and nothing is left to wait for."""
@@ -200,7 +221,9 @@ class Copier:
                 buffer.reallocate() if self.reuse == REALLOCATED else buffer.unshare()
             else:
                 size //= 2  # the second half stays as it is, and is not written again
-        buffer.fill(self.memory, offset, self.source.read(offset, size))
+        data = self.source.read(offset, size)
+        # What is written before the last pass is told from the input by every bit.
+        buffer.fill(self.memory, offset, data.translate(FLIPPED) if self.passes_left else data)
         self.next_offset = offset + buffer.count
         self.unfinished += 1
         return True

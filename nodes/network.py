@@ -9,12 +9,13 @@ import random
 from collections import deque
 from collections.abc import Sequence
 
-from lateack.nodes.facts import Fact, FrameCaptured, FrameHeld, FrameLost, FramesReleased
+from lateack.nodes.facts import ConnectionCut, Fact, FrameCaptured, FrameHeld, FrameLost, FramesReleased
 from lateack.nodes.messages import Frames, Message, Noticed
 from lateack.nodes.node import BURST_MAX, Effect, Event, Received, Send, SetTimer, Time, TimerFired
 from lateack.nodes.records import Record
 from lateack.nodes.rules import ACTIVE, OVER, Rule, RuleState
 from lateack.nodes.stack.dissect import Dissection, dissect
+from lateack.nodes.stack.forged_reset import reset_for
 
 LINK_FRAMES_MAX = 100_000
 """Frames that may be under way on one link; beyond it the newest is lost, as on any bounded queue."""
@@ -87,16 +88,16 @@ class Network:
             if isinstance(message, Frames):
                 if self.capture:
                     self.effects += [FrameCaptured(event.source, True, frame) for frame in message.frames]
-                self._enqueue(self._judge(message.frames) if self.judging else message.frames, now)
+                self._enqueue(self._judge(message.frames, now) if self.judging else message.frames, now)
             else:
                 self._received(message, now)
         elif isinstance(event, TimerFired):
             self._deliver(self.links[event.name], now)
         effects = self.effects
-        if self.capture:
-            self._capture_deliveries()
         if self.changed or (self.waits_for_itself and effects):
             self._own_facts(now)
+        if self.capture:
+            self._capture_deliveries()
         if not effects:
             return []
         done = effects.copy()
@@ -193,12 +194,12 @@ class Network:
 
     # --- rules --------------------------------------------------------------------------------------------------------
 
-    def _judge(self, frames: Sequence[bytes]) -> list[bytes]:
+    def _judge(self, frames: Sequence[bytes], now: Time) -> list[bytes]:
         """Return the frames that no rule keeps back or drops, telling the rules of each that passes."""
         passed = []
         for frame in frames:
             seen = dissect(frame, self.config.addresses)
-            if self._kept(frame, seen):
+            if self._kept(frame, seen, now):
                 continue
             passed.append(frame)
             for rule in self.rules:
@@ -208,9 +209,15 @@ class Network:
                         passed += self._take_held(rule)  # now, so that nothing of this burst overtakes them
         return passed
 
-    def _kept(self, frame: bytes, seen: Dissection) -> bool:
+    def _kept(self, frame: bytes, seen: Dissection, now: Time) -> bool:
+        """Say whether a rule keeps a frame from going on; a firewall may refuse one that another rule holds back."""
+        kept = refused = False
         for rule in self.rules:
-            if rule.state is not ACTIVE or not rule.picks(seen):
+            refuses = rule.rule.action == "reset"
+            if rule.state is not ACTIVE or (kept and not refuses) or not rule.picks(seen):
+                continue
+            if refuses:
+                refused = self._refuse(rule, frame, seen, now) or refused
                 continue
             held = self.held[rule.rule.name]
             if rule.rule.action == "drop" or len(held) >= HELD_FRAMES_MAX:
@@ -218,8 +225,17 @@ class Network:
             else:
                 held.append(frame)
                 self.effects.append(FrameHeld(rule.rule.name, seen.flow, seen.seq, seen.ack, seen.length))
-            return True
-        return False
+            kept = True
+        return kept or refused
+
+    def _refuse(self, rule: RuleState, frame: bytes, seen: Dissection, now: Time) -> bool:
+        """Answer a segment with a RST in the receiver's name, as a firewall does that has forgotten the connection."""
+        answer = reset_for(frame)
+        if answer is None:
+            return False
+        self.effects.append(ConnectionCut(rule.rule.name, seen.flow))
+        self._enqueue([answer], now)
+        return True
 
     def _fact_occurred(self, node: str, fact: Fact, now: Time) -> None:
         changed = [rule for rule in self.rules if rule.fact_occurred(node, fact)]

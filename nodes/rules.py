@@ -16,7 +16,8 @@ class FrameMatch(Record):
     """Which frames are meant, by their decoded headers; what is not named matches everything.
 
     `source` and `target` are machine names; `rpc` names an NFS procedure ("WRITE") found at the start of the payload;
-    `kind` is "call", "reply" or "ack" (no payload).
+    `kind` is "call", "reply" or "ack" (no payload); `port` is the sender's or the receiver's TCP or UDP port, which
+    tells a client's connections apart.
     """
 
     source: str | None = None
@@ -24,6 +25,7 @@ class FrameMatch(Record):
     protocol: str | None = None
     rpc: str | None = None
     kind: str | None = None
+    port: int | None = None
 
     def fits(self, frame: Dissection) -> bool:
         """Say whether a dissected frame is one of those meant."""
@@ -34,6 +36,7 @@ class FrameMatch(Record):
             and (self.source is None or self.source == frame.source)
             and (self.target is None or self.target == frame.target)
             and (self.protocol is None or self.protocol == frame.protocol)
+            and (self.port is None or f":{self.port}>" in frame.flow or frame.flow.endswith(f":{self.port}"))
         )
 
 
@@ -64,11 +67,13 @@ class Trigger(Record):
 class Rule(Record):
     """One rule of a scenario: what it does, where, and from when until when.
 
-    `action` is "hold" or "drop" (frames of the network that match `frames`), "gate" (nothing passes `place`), or what
+    `action` is "hold", "drop" or "reset" (frames of the network that match `frames`: keep them back, lose them, or lose
+    them and tell their sender that its connection is gone), "gate" (nothing passes `place`), or what
     is done to a machine at `place`: "rewrite" (its application scribbles over buffers that are being written), "forge"
     (the guest changes the headers of packets that it has submitted), "detach"
-    (its frontend closes and connects anew), "crash" (its netback dies, and comes back when the rule is over).
-    `nth` picks single frames to drop, counted among those that match; empty means all of them. Without `since` the rule
+    (its frontend closes and connects anew), "crash" (its netback dies, and comes back when the rule is over;
+    a server dies as a whole, and is back by itself).
+    `nth` picks single frames, counted among those that match; empty means all of them. Without `since` the rule
     acts from the start, without `until` to the end.
     """
 
@@ -80,6 +85,9 @@ class Rule(Record):
     until: Trigger | None = None
     nth: tuple[int, ...] = ()
 
+
+NETWORK_ACTIONS = ("hold", "drop", "reset")
+"""What is done to frames; everything else is done to a machine."""
 
 WAITING, ACTIVE, OVER = "waiting", "active", "over"
 NO_FRAMES: tuple[FrameMatch, ...] = ()
@@ -103,7 +111,7 @@ class RuleState:
 
     def looks_at_frames(self) -> bool:
         """Say whether frames that pass mean anything to the rule now."""
-        return bool(self.frames_awaited) or (self.state == ACTIVE and self.rule.action in ("hold", "drop"))
+        return bool(self.frames_awaited) or (self.state == ACTIVE and self.rule.action in NETWORK_ACTIONS)
 
     def frame_passed(self, frame: Dissection) -> bool:
         """Take note of a frame that has passed the rule's place; return whether the rule's state changed."""
@@ -124,7 +132,7 @@ class RuleState:
         return False
 
     def picks(self, frame: Dissection) -> bool:
-        """Say whether an active hold or drop applies to this frame."""
+        """Say whether an active hold, drop or reset applies to this frame."""
         if self.state != ACTIVE or not self.rule.frames.fits(frame):
             return False
         self.matched += 1

@@ -24,7 +24,7 @@ from lateack.nodes.stack.packets import (
     parse,
 )
 from lateack.nodes.stack.paged import PagedSegment
-from lateack.nodes.stack.tcp import CLOSED, CloneHook, Device, TcpParameters, TcpSocket
+from lateack.nodes.stack.tcp import CLOSED, TIME_WAIT, CloneHook, Device, TcpParameters, TcpSocket
 from lateack.nodes.stack.tcp_input import take_syn, tcp_flush, tcp_rcv
 from lateack.nodes.stack.tcp_output import tcp_accept_syn, tcp_close, tcp_connect, tcp_write_xmit
 from lateack.nodes.stack.tcp_segment import tcp_send_reset
@@ -36,6 +36,9 @@ EPHEMERAL_FIRST = 700
 
 SOCKETS_MAX = 4096
 """Connections that a host keeps; beyond it the closed ones are forgotten, and then no more are accepted."""
+
+ISN_GAP = 65_537
+"""How far behind its predecessor's last byte a connection between the same ports begins (`tcp_twsk_unique`)."""
 
 GRO_SEGMENTS_MAX = 43
 """Segments that may be merged behind a first one: together no more than an IPv4 packet of 64 KiB could hold."""
@@ -105,10 +108,15 @@ class IpStack:
         """Accept TCP connections to *port*."""
         self.listeners.add(port)
 
-    def connect(self, address: int, port: int, now: int) -> TcpSocket:
-        """Open a TCP connection from the next free local port; it is established when its state says so."""
-        sk = self._new_socket(self.next_port, address, port)
-        self.next_port += 1
+    def connect(self, address: int, port: int, now: int, *, local_port: int | None = None) -> TcpSocket:
+        """Open a TCP connection from the next free local port; it is established when its state says so.
+
+        From *local_port* where that is given (SO_REUSEPORT): then a former connection between the same ports is closed.
+        """
+        if local_port is None:
+            local_port = self.next_port
+            self.next_port += 1
+        sk = self._new_socket(local_port, address, port)
         tcp_connect(sk, now)
         self.touched.append(sk)
         return sk
@@ -257,7 +265,7 @@ class IpStack:
             return
         key = (segment.dport, segment.source, segment.sport)
         sk = self.sockets.get(key)
-        if sk is None or sk.state == CLOSED:
+        if sk is None or sk.state == CLOSED or (segment.flags & SYN and _begins_anew(sk, segment)):
             sk = self._unknown(segment, now)
             if sk is None:
                 return
@@ -294,8 +302,27 @@ class IpStack:
             udp.received.append((segment.source, segment.sport, segment.payload))
 
     def _new_socket(self, local_port: int, address: int, port: int) -> TcpSocket:
-        sk = TcpSocket(self, local_port, address, port, self.parameters, self.isn)
-        self.isn = (self.isn + 0x0001_0000) & 0xFFFF_FFFF
-        self.sockets[local_port, address, port] = sk
+        key = (local_port, address, port)
+        former = self.sockets.get(key)
+        isn = self.isn
+        if former is None:
+            self.isn = (isn + 0x0001_0000) & M32
+        else:
+            # What is still under way from the former connection must be old data to this one (RFC 6528 section 3).
+            assert former.state == CLOSED, "the port is in use"
+            isn = (former.write_seq + ISN_GAP) & M32
+        sk = TcpSocket(self, local_port, address, port, self.parameters, isn)
+        self.sockets[key] = sk
         self.timers[sk.timer] = sk
         return sk
+
+
+def _begins_anew(sk: TcpSocket, segment: Segment | PagedSegment) -> bool:
+    """Say whether a SYN opens the next connection between the ports of one in TIME_WAIT, which ends with that.
+
+    Its number must lie behind all that the old one has seen (RFC 9293 3.10.7.4, `tcp_timewait_state_process`).
+    """
+    if sk.state != TIME_WAIT or segment.flags & ACK or sk.unwrap_seq(segment.seq) <= sk.rcv_nxt:
+        return False
+    sk.state = CLOSED
+    return True

@@ -7,7 +7,7 @@ Reading order: this file, tcp_output, tcp_segment, tcp_input, tcp_timer.
 
 Where we differ from Linux, and why it is fine here: no SACK, no timestamps, no TLP and no delayed ACK (an ACK leaves at
 the end of each burst, as Linux does under GRO): the bug needs none of them, and 2011's kernel had no TLP. Connections
-in TIME_WAIT stay until the run ends.
+in TIME_WAIT stay until the run ends, or until the peer opens another one between the same ports.
 """
 
 from collections import deque

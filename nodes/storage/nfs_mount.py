@@ -8,8 +8,6 @@ class NfsMount(Record):
     """What the client is told: who it is, the server's address and root, and how to talk (the mount options of nfs(5)).
 
     `stable` is what a WRITE asks for (RFC 1813 3.3.7); without `unmount` the connection outlives the copy. `aborts`
-    says that the application gives up on a write whose call times out (a signal reaches it, or the mount is soft),
-    `pins` that the application may free pages that are being written.
     """
 
     client: str
@@ -22,3 +20,5 @@ class NfsMount(Record):
     unmount: bool
     aborts: bool = False
     pins: bool = False
+    reconnect: str = "never"
+    releases_early: bool = False

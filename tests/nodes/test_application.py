@@ -3,8 +3,8 @@
 import pytest
 from hypothesis import given, strategies as st
 
-from lateack.nodes.application import Copier, PageBuffer, frames_needed
-from lateack.nodes.facts import BufferRefilled, BufferRewritten, CopyFailed, CopyFinished
+from lateack.nodes.application import FLIPPED, Copier, PageBuffer, frames_needed
+from lateack.nodes.facts import BufferRefilled, BufferRetired, BufferRewritten, CopyFailed, CopyFinished
 from lateack.nodes.memory.pages import PAGE_SIZE, Memory, get_page
 from lateack.nodes.node import Effect
 from lateack.nodes.stack.packets import digest_of
@@ -175,3 +175,61 @@ def test_every_byte_is_written_once(size: int, buffers: int, pages: int, order: 
 
     assert b"".join(written[offset] for offset in sorted(written)) == source.data
     assert copier.finished()
+
+
+@given(
+    size=st.integers(1, 70_000),
+    buffers=st.integers(1, 5),
+    passes=st.integers(1, 3),
+    order=st.randoms(use_true_random=False),
+)
+def test_every_pass_covers_the_file_when_the_one_before_is_done(
+    size: int, buffers: int, passes: int, order: object
+) -> None:
+    """No range is written again before every write of the former pass is done; the last pass writes the input."""
+    memory = Memory(1, buffers)
+    source = file_of(size)
+    copier = Copier(source, "f", memory, [], first_frame=0, buffers=buffers, write_size=PAGE_SIZE, passes=passes)
+    waiting = copier.first_fill()
+    written: list[dict[int, bytes]] = [{}]
+
+    while waiting:
+        buffer = waiting.pop(order.randrange(len(waiting)))  # type: ignore[attr-defined]
+        assert buffer.offset not in written[-1] and not copier.finished()
+        written[-1][buffer.offset] = buffer.data
+        if copier.refill(buffer):
+            waiting.append(buffer)
+        begun = copier.next_pass()
+        if begun:
+            assert waiting == []
+            waiting = begun
+            written.append({})
+
+    whole = [b"".join(done[offset] for offset in sorted(done)) for done in written]
+    assert whole == [source.data.translate(FLIPPED)] * (passes - 1) + [source.data]
+    assert copier.finished() and not copier.next_pass()
+
+
+def test_a_buffer_is_retired_in_the_last_pass_only() -> None:
+    """Between two passes it merely waits; then it is refilled in place, as within a pass."""
+    facts = list[Effect]()
+    source = file_of(5000)
+    copier = Copier(source, "f", Memory(1, 2), facts, first_frame=0, buffers=2, write_size=4096, passes=2)
+    first, second = copier.first_fill()
+
+    for buffer in (first, second):
+        assert not copier.refill(buffer)
+    copier.next_pass()
+    for buffer in (first, second):
+        copier.refill(buffer)
+
+    assert [type(fact) for fact in facts] == [BufferRefilled] * 2 + [BufferRetired] * 2
+    assert copier.finished()
+
+
+def test_an_empty_file_needs_no_passes() -> None:
+    """There is nothing to write over."""
+    copier = Copier(file_of(0), "f", Memory(1, 3), [], first_frame=1, buffers=2, write_size=4096, passes=3)
+
+    assert copier.first_fill() == []
+    assert copier.finished() and copier.next_pass() == []

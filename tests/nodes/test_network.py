@@ -2,14 +2,16 @@
 
 from collections.abc import Sequence
 
+import pytest
 from hypothesis import given, strategies as st
 
-from lateack.nodes.facts import CopyFinished, Fact, FrameHeld, FrameLost, FramesReleased, GateClosed
+from lateack.nodes.facts import ConnectionCut, CopyFinished, Fact, FrameHeld, FrameLost, FramesReleased, GateClosed
 from lateack.nodes.messages import Frames, Noticed
 from lateack.nodes.network import HELD_FRAMES_MAX, LinkConfig, Network, NetworkConfig
 from lateack.nodes.node import BURST_MAX, MS, Audit, Boot, Effect, Received, Send, SetTimer, TimerFired
 from lateack.nodes.rules import FactMatch, FrameMatch, Rule, Trigger
-from tests.nodes.hand import GUEST_IP, GUEST_MAC, SERVER_IP, SERVER_MAC, facts_of, tcp_frame
+from lateack.nodes.stack.packets import RST, parse
+from tests.nodes.hand import GUEST_IP, GUEST_MAC, SERVER_IP, SERVER_MAC, facts_of, tcp_frame, udp_frame
 
 TO_SERVER, TO_GUEST = FrameMatch(target="server"), FrameMatch(target="guest1")
 
@@ -233,6 +235,46 @@ def test_a_rule_that_waits_for_another_machine_is_deaf_to_the_rest() -> None:
     hand.notice(GateClosed("x", "backend.nic"), node="backend")
 
     assert hand.run() == []
+
+
+def test_a_firewall_refuses_frames_in_the_receivers_name() -> None:
+    """The sender is told that there is no such connection, by a RST with the usual delay; the frame goes nowhere."""
+    hand = Hand(Rule("firewall", "reset", frames=TO_SERVER, nth=(2,)))
+
+    hand.send(*(tcp_frame(b"data", seq=number, ack=40 + number) for number in (1, 2, 3)))
+    hand.run()
+
+    told = [(at, parse(frame)) for at, target, frame in hand.delivered if target == "backend"]
+    assert [(at, segment.flags, segment.seq) for at, segment in told] == [(MS, RST, 42)]
+    assert [parse(frame).seq for _, target, frame in hand.delivered if target == "server"] == [1, 3]
+    assert facts_of(hand.facts, ConnectionCut) == [ConnectionCut("firewall", "10.0.0.11:700>10.0.1.1:2049")]
+
+
+@pytest.mark.parametrize("order", [("firewall", "stray"), ("stray", "firewall")])
+def test_a_refused_frame_may_be_held_by_another_rule(order: tuple[str, str]) -> None:
+    """It is late, and comes all the same, whichever rule is written first."""
+    rules = {
+        "firewall": Rule("firewall", "reset", frames=TO_SERVER),
+        "stray": Rule("stray", "hold", frames=TO_SERVER, until=Trigger(facts=(FactMatch("CopyFinished"),))),
+    }
+    hand = Hand(*(rules[name] for name in order))
+
+    hand.send(tcp_frame(b"data", seq=1, ack=40))
+    early = hand.run()
+    hand.notice(CopyFinished("mine", 1), now=7 * MS)
+
+    assert (early, hand.run()) == ([40], [40, 1])
+
+
+def test_a_datagram_cannot_be_refused() -> None:
+    """It belongs to no connection, so it passes."""
+    hand = Hand(Rule("firewall", "reset", frames=TO_SERVER))
+
+    hand.send(udp_frame(b"data"))
+    hand.run()
+
+    assert [target for _, target, _ in hand.delivered] == ["server"]
+    assert hand.facts == []
 
 
 def test_the_audit_changes_nothing() -> None:

@@ -3,6 +3,7 @@
 import pickle
 
 from hypothesis import given, strategies as st
+from msgspec.structs import replace
 
 from lateack.nodes.facts import Connected, GateOpened, Parked, RetransmitTimedOut
 from lateack.nodes.rules import ACTIVE, OVER, WAITING, FactMatch, FrameMatch, Rule, RuleState, Trigger, facts_awaited
@@ -26,10 +27,21 @@ def test_every_named_field_must_fit() -> None:
     """Source, target, protocol, procedure and kind narrow a match, each alone."""
     exact = {"source": "guest", "target": "server", "protocol": "tcp", "rpc": "WRITE", "kind": "call"}
 
-    assert FrameMatch(**exact).fits(WRITE)
+    assert FrameMatch(**exact).fits(WRITE)  # type: ignore[arg-type]
     for field in exact:
-        assert not FrameMatch(**{**exact, field: "other"}).fits(WRITE)
-        assert not FrameMatch(**{field: "other"}).fits(WRITE)
+        assert not replace(FrameMatch(**exact), **{field: "other"}).fits(WRITE)  # type: ignore[arg-type]
+        assert not replace(FrameMatch(), **{field: "other"}).fits(WRITE)
+
+
+def test_a_connection_is_told_by_the_port_of_either_end() -> None:
+    """The whole port, the sender's or the receiver's, and nothing that only looks like it."""
+    there = Dissection(flow="10.0.0.11:700>10.0.1.1:2049")
+    back = Dissection(flow="10.0.1.1:2049>10.0.0.11:700")
+
+    found = [[FrameMatch(port=port).fits(frame) for frame in (there, back)] for port in (700, 2049, 70, 49, 204)]
+
+    assert found == [[True, True], [True, True], [False, False], [False, False], [False, False]]
+    assert not FrameMatch(port=700).fits(Dissection(flow="10.0.0.11>10.0.1.1"))
 
 
 def test_a_fact_is_meant_by_type_machine_and_values() -> None:

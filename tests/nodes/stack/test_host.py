@@ -1,10 +1,12 @@
 """Claims about a host's stack: who gets a frame, who is refused, and when it asks to be woken."""
 
+import pytest
+
 from lateack.nodes.facts import ConnectionReset, FrameDropped
 from lateack.nodes.node import MS, S, SetTimer
-from lateack.nodes.stack.host import EPHEMERAL_FIRST
-from lateack.nodes.stack.packets import ACK, FIN, PSH, RST, SYN, parse
-from lateack.nodes.stack.tcp import CLOSED, ESTABLISHED, SYN_RCVD, TcpParameters
+from lateack.nodes.stack.host import EPHEMERAL_FIRST, ISN_GAP
+from lateack.nodes.stack.packets import ACK, FIN, M32, PSH, RST, SYN, parse
+from lateack.nodes.stack.tcp import CLOSED, ESTABLISHED, SYN_RCVD, SYN_SENT, TIME_WAIT, TcpParameters
 from tests.nodes.stack.fakes import GUEST, MSS, PORT, SERVER, Bench, Host, pattern, slow_tcp, slow_udp
 
 
@@ -143,6 +145,42 @@ def test_connections_get_ports_and_numbers_of_their_own() -> None:
     assert first.local_port != second.local_port
     assert first.snd_una != second.snd_una
     assert host.stack.pending() == 2
+
+
+def test_a_port_can_be_used_again_for_the_same_peer() -> None:
+    """The connection that was between these ports is dead; the new one's numbers lie behind all that it had queued."""
+    host = Host(GUEST, isn=M32 - 10)
+    first = host.stack.connect(SERVER, PORT, 0)
+    host.stack.abort(first, "lost", 0)
+
+    second = host.stack.connect(SERVER, PORT, 0, local_port=first.local_port)
+    third = host.stack.connect(SERVER, PORT, 0)
+
+    assert list(host.stack.sockets.values()) == [second, third]
+    assert second.snd_una == (first.write_seq + ISN_GAP) & M32
+    assert (second.local_port, third.local_port) == (EPHEMERAL_FIRST, EPHEMERAL_FIRST + 1)
+    assert second.state == third.state == SYN_SENT
+
+
+@pytest.mark.parametrize(("seq", "answer"), [(5000, SYN | ACK), (50, ACK)])
+def test_a_syn_in_time_wait_opens_the_next_connection_if_it_is_a_new_one(seq: int, answer: int) -> None:
+    """Numbers behind those of the old connection can only be new (RFC 9293 3.10.7.4); any other SYN is challenged."""
+    host = Host(SERVER, isn=500)
+    host.stack.listen(PORT)
+    for fields in ({"seq": 99, "flags": SYN}, {"seq": 100, "ack": 501}):
+        host.stack.receive(arriving(**fields), 0)
+    (old,) = host.stack.sockets.values()
+    host.stack.close(old, 0)
+    host.stack.receive(arriving(seq=100, ack=502, flags=FIN | ACK), 0)
+    waiting = old.state
+    host.stack.flush(0)
+    host.nic.take_frames()
+
+    host.stack.receive(arriving(seq=seq, flags=SYN), 0)
+
+    (reply,) = [parse(frame) for frame in host.nic.take_frames()]
+    assert (waiting, reply.flags) == (TIME_WAIT, answer)
+    assert len(host.stack.sockets) == 1
 
 
 # --- bursts -----------------------------------------------------------------------------------------------------------
