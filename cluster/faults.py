@@ -6,7 +6,7 @@ from lateack.cluster.schema import Scenario
 from lateack.cluster.schema_faults import Condition, Fault, FrameSelector, Trigger
 from lateack.nodes import rules
 
-NETWORK = "network"
+NETWORK, SERVER = "network", "server"
 SWITCHED = {"rewrite": "buffers", "forge": "headers", "detach": "vif", "crash": "netback"}
 """What is done to a machine, and the place of it at which that is switched."""
 
@@ -15,6 +15,8 @@ def place_of(fault: Fault) -> str:
     """Return the place where a fault acts: "network", or a machine's name and what of it."""
     if fault.gate:
         return fault.gate
+    if fault.crash == SERVER:
+        return f"{SERVER}.nfsd"
     named = [(kind, getattr(fault, kind)) for kind in SWITCHED]
     return next((f"{machine}.{SWITCHED[kind]}" for kind, machine in named if machine), NETWORK)
 
@@ -31,10 +33,12 @@ def requirements(scenario: Scenario) -> tuple[rules.FactMatch, ...]:
 
 
 def _rule(name: str, fault: Fault, place: str) -> rules.Rule:
-    selector = fault.hold or fault.drop
+    selector = fault.hold or fault.drop or fault.reset
     return rules.Rule(
         name=name,
-        action=next(action for action in ("gate", "hold", "drop", *SWITCHED) if getattr(fault, action) is not None),
+        action=next(
+            action for action in ("gate", "hold", "drop", "reset", *SWITCHED) if getattr(fault, action) is not None
+        ),
         place=place,
         frames=_frames(selector) if selector else rules.FrameMatch(),
         since=_trigger(fault.since),
@@ -54,7 +58,9 @@ def _trigger(trigger: Trigger | None) -> rules.Trigger | None:
 
 
 def _frames(selector: FrameSelector) -> rules.FrameMatch:
-    return rules.FrameMatch(selector.source, selector.target, selector.protocol, selector.rpc, selector.kind)
+    return rules.FrameMatch(
+        selector.source, selector.target, selector.protocol, selector.rpc, selector.kind, selector.port
+    )
 
 
 def _fact(condition: Condition) -> rules.FactMatch:

@@ -13,7 +13,8 @@ from msgspec.structs import replace
 from lateack.cluster.faults import rules_at
 from lateack.cluster.inputs import BytesSource, FileSource, generated_input
 from lateack.cluster.orders import BACKEND, GENERATED_NAME, NETWORK, SERVER, Addresses, Orders
-from lateack.cluster.plugins import backend_strategy, guest_strategy
+from lateack.cluster.orders_rdma import RdmaOrders
+from lateack.cluster.plugins import backend_strategy, guest_strategy, rdma_strategy
 from lateack.cluster.scenario import Scenario
 from lateack.nodes.application import Source
 from lateack.nodes.backend import Backend
@@ -26,8 +27,10 @@ from lateack.nodes.memory.pages import Memory
 from lateack.nodes.metal import Metal
 from lateack.nodes.network import Network
 from lateack.nodes.node import Node
+from lateack.nodes.rdma_host import RdmaHost
+from lateack.nodes.rdma_server import RdmaServer
 from lateack.nodes.rules import Rule, facts_awaited
-from lateack.nodes.server import Server
+from lateack.nodes.server import Server, after_crashes
 from lateack.nodes.stack.host import HostAddress
 from lateack.nodes.stack.packets import address_of
 from lateack.nodes.storage.store import Store
@@ -44,12 +47,19 @@ class Topology:
         self.names = machine_names(scenario)
         self.store_holder = SERVER if SERVER in self.names else next(iter(self.guests))
         self.guest_frames = scenario.guests.memory_pages
-        self.guest_class = guest_strategy(scenario.strategies.guest)
+        self.rdma = scenario.kind == "rdma"
+        if self.rdma:
+            self.rdma_class = rdma_strategy(scenario.strategies.guest)
+        else:
+            self.guest_class = guest_strategy(scenario.strategies.guest)
         self.backend_class = backend_strategy(scenario.strategies.backend)
         rules = {name: rules_at(scenario, name) for name in self.names}
         self._awaited = _who_waits(rules)
+        self.mortal = {name for name, own in rules.items() if any(rule.action == "crash" for rule in own)}
         files = {name: self.file_name(name) for name in self.guests}
         self.orders = Orders(scenario, self.guests, self._addresses(), rules=rules, files=files)
+        if self.rdma:
+            self.rdma_orders = RdmaOrders(self.orders)
 
     def _addresses(self) -> Addresses:
         others = {
@@ -98,8 +108,12 @@ class Topology:
         inputs: Mapping[str, Source],
         root: bytes,
         seed: int | None = None,
+        incarnation: int = 0,
     ) -> Node:
-        """Return one fresh machine; *root* is the file handle that guests mount, *seed* overrides the scenario's."""
+        """Return one fresh machine, which has died *incarnation* times.
+
+        *root* is the file handle that guests mount, *seed* overrides the scenario's.
+        """
         seed = self.scenario.seed if seed is None else seed
         if name in self.guests:
             return self._build_guest(name, memories[name], inputs[name], store=store, root=root, seed=seed)
@@ -108,7 +122,10 @@ class Topology:
             return Network(replace(orders.network, seed=seed))
         if name == SERVER:
             assert store is not None, "the server needs a disk"
-            return Server(orders.server, store)
+            if self.rdma:
+                invalidates = self.scenario.rdma.remote_invalidation
+                return RdmaServer(orders.server, self.rdma_orders.parameters, store, remote_invalidation=invalidates)
+            return Server(after_crashes(orders.server, incarnation), store)
         if self.scenario.kind == "block":
             return BlockBackend(orders.block_backend(root, seed), dict(memories), self.guest_class)
         return Backend(orders.backend, dict(memories), self.backend_class)
@@ -118,6 +135,8 @@ class Topology:
     ) -> Node:
         if self.scenario.kind == "block":
             return BlockGuest(self.orders.block_guest(name), memory, source)
+        if self.rdma:
+            return RdmaHost(self.rdma_orders.host(name, root, seed), memory, self.rdma_class, source)
         config = self.orders.client(name, root, seed)
         if self.scenario.kind == "loopback":
             assert store is not None, "the host that serves itself needs a disk"
@@ -147,7 +166,7 @@ def machine_names(scenario: Scenario) -> tuple[str, ...]:
 
 def host_of(scenario: Scenario, name: str) -> str:
     """Return the physical host that a machine lives on; machines of one host share memory."""
-    return name if name in (SERVER, NETWORK) or scenario.kind in ("metal", "loopback") else "host1"
+    return name if name in (SERVER, NETWORK) or scenario.kind in ("metal", "loopback", "rdma") else "host1"
 
 
 def guest_domid(name: str) -> int:

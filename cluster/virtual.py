@@ -4,7 +4,7 @@ Events of the same moment happen in the order in which they were caused. Nothing
 and nothing imports Ray or gRPC.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from heapq import heappop, heappush
 from itertools import islice
 from typing import Any
@@ -13,9 +13,12 @@ from lateack.cluster.trace import Trace
 from lateack.nodes import facts
 from lateack.nodes.facts import Fact, WriteCompleted, WriteIssued
 from lateack.nodes.messages import Noticed, Notify
-from lateack.nodes.node import Audit, Boot, CancelTimer, Event, Node, Received, Send, SetTimer, TimerFired
+from lateack.nodes.node import Audit, Boot, CancelTimer, Effect, Event, Halt, Node, Received, Send, SetTimer, TimerFired
 
 Progress = Callable[[str, int, int], None]
+
+Rebuild = Callable[[str, int], Node]
+"""Makes a machine anew over the same disk: its name, and how often it has died."""
 
 EVENTS_MAX = 200_000_000
 """A run that takes more events than this is broken; it ends and is judged as it stands."""
@@ -32,22 +35,45 @@ NOTICE_DELAY = 500_000
 """How long (ns) news of a fact takes to the rules of another machine: about what it takes on a real cluster."""
 
 
-class VirtualWorld:
-    """Carries the effects of a set of machines out in virtual time."""
+class Down:
+    """The place of a machine that has died: it hears nothing, and the run waits until it is back."""
 
-    def __init__(self, machines: Mapping[str, Node], awaited: Mapping[str, tuple[str, ...]], duration: int) -> None:
+    def handle(self, event: Event, now: int) -> Sequence[Effect]:
+        """Let a message be lost; see `Node`."""
+        return ()
+
+    def pending(self) -> int:
+        """The boot that is to come."""
+        return 1
+
+    def close(self) -> None:
+        """Hold nothing."""
+
+
+class VirtualWorld:
+    """Carries the effects of a set of machines out in virtual time; `rebuild` replaces those that die."""
+
+    def __init__(
+        self,
+        machines: Mapping[str, Node],
+        awaited: Mapping[str, tuple[str, ...]],
+        duration: int,
+        rebuild: Rebuild | None = None,
+    ) -> None:
         self.machines = dict(machines)
         self.handlers = {name: node.handle for name, node in machines.items()}
         self.awaited: dict[type, tuple[str, ...]] = {getattr(facts, name): who for name, who in awaited.items()}
         # What is more than a fact that nobody waits for: one look tells the many from the few.
-        self.special = frozenset((Send, SetTimer, CancelTimer, *self.awaited))
+        self.special = frozenset((Send, SetTimer, CancelTimer, Halt, *self.awaited))
         self.duration = duration
+        self.rebuild = rebuild
+        self.deaths: dict[str, int] = {}
         self.now = 0
         self.trace = Trace()
         self.ready: list[tuple[str, Event, tuple[str, str] | None]] = []
         self.kicks: set[tuple[str, str]] = set()
         self.timers: dict[tuple[str, str], int] = {}
-        self.heap: list[tuple[int, int, str, SetTimer | Received]] = []
+        self.heap: list[tuple[int, int, str, SetTimer | Received | Boot]] = []
         self.sequence = 0
         self.events = 0
 
@@ -61,6 +87,11 @@ class VirtualWorld:
             self.ready.append((name, audit, None))
         self._step_ready()
         return self.trace
+
+    def close(self) -> None:
+        """Let go of every machine's memory; the world is not used again."""
+        for machine in self.machines.values():
+            machine.close()
 
     def _run_queue(self, progress: Progress | None) -> None:
         heap, timers, ready = self.heap, self.timers, self.ready
@@ -78,6 +109,10 @@ class VirtualWorld:
                 del timers[timer]
                 event = TimerFired(coming.name)
             else:
+                if type(coming) is Boot:
+                    if at > self.duration:
+                        break
+                    self._restart(name)
                 event = coming
             self.now = at
             ready.append((name, event, None))
@@ -116,6 +151,9 @@ class VirtualWorld:
                     self._set_timer(name, effect)
                 elif isinstance(effect, CancelTimer):
                     self.timers.pop((name, effect.name), None)
+                elif isinstance(effect, Halt):
+                    self._halt(name, effect)
+                    break
                 else:
                     record((now, 0, name, effect))
                     self._notice(name, effect)
@@ -129,6 +167,22 @@ class VirtualWorld:
         self.timers[name, timer.name] = at
         self.sequence += 1
         heappush(self.heap, (at, self.sequence, name, timer))
+
+    def _halt(self, name: str, halt: Halt) -> None:
+        """Throw a machine away; what is behind the order to do so in its last event never happens."""
+        self.machines[name].close()
+        self.machines[name] = down = Down()
+        self.handlers[name] = down.handle
+        for timer in [timer for timer in self.timers if timer[0] == name]:
+            del self.timers[timer]
+        self.deaths[name] = self.deaths.get(name, 0) + 1
+        self.sequence += 1
+        heappush(self.heap, (self.now + halt.restart_after, self.sequence, name, Boot()))
+
+    def _restart(self, name: str) -> None:
+        assert self.rebuild is not None, "a machine died in a world that cannot make it anew"
+        self.machines[name] = machine = self.rebuild(name, self.deaths[name])
+        self.handlers[name] = machine.handle
 
     def _notice(self, name: str, fact: Fact) -> None:
         for waiter in self.awaited[type(fact)]:

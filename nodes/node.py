@@ -85,7 +85,7 @@ class Halt(msgspec.Struct, frozen=True, gc=False):
 
 
 # A fact is an effect as it stands: recording is so frequent that a wrapper around each one was measurable.
-Effect = Send | SetTimer | CancelTimer | Fact
+Effect = Send | SetTimer | CancelTimer | Halt | Fact
 
 
 class Node(Protocol):

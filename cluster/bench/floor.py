@@ -283,7 +283,14 @@ class FloorPlan:
         return None
 
     def build(
-        self, name: str, *, memories: dict[str, Memory], store: Store | None, root: bytes, input: Path | None
+        self,
+        name: str,
+        *,
+        memories: dict[str, Memory],
+        store: Store | None,
+        root: bytes,
+        input: Path | None,
+        incarnation: int,
     ) -> Node:
         """Return a fresh machine."""
         if name == GUEST:

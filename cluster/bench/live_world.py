@@ -123,10 +123,19 @@ class MeteredPlan:
         return self.plan.store(name, directory)
 
     def build(
-        self, name: str, *, memories: dict[str, Memory], store: Store | None, root: bytes, input: Path | None
+        self,
+        name: str,
+        *,
+        memories: dict[str, Memory],
+        store: Store | None,
+        root: bytes,
+        input: Path | None,
+        incarnation: int,
     ) -> Node:
         """Return a fresh machine with its meter."""
-        return Metered(self.plan.build(name, memories=memories, store=store, root=root, input=input))
+        return Metered(
+            self.plan.build(name, memories=memories, store=store, root=root, input=input, incarnation=incarnation)
+        )
 
 
 class Run(msgspec.Struct, frozen=True):

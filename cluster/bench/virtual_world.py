@@ -86,9 +86,12 @@ class TalliedTopology(Topology):
         inputs: Mapping[str, Source],
         root: bytes,
         seed: int | None = None,
+        incarnation: int = 0,
     ) -> Node:
         """Return one fresh machine; see `Topology.build`."""
-        node = super().build(name, memories=memories, store=store, inputs=inputs, root=root, seed=seed)
+        node = super().build(
+            name, memories=memories, store=store, inputs=inputs, root=root, seed=seed, incarnation=incarnation
+        )
         tally = self.tallies[name] = Tally(node)
         return tally
 

@@ -6,6 +6,7 @@ over together: a batch of frames is one event.
 
 import asyncio
 import itertools
+import shutil
 import time
 import traceback
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from lateack.cluster.clock import HybridClock
 from lateack.cluster.live.channels import Channel
+from lateack.cluster.live.journal import Journal
 from lateack.cluster.live.plan import Opened, Order, Status
 from lateack.cluster.live.timers import NEVER, Timers
 from lateack.cluster.live.wiring import Wiring
@@ -22,7 +24,7 @@ from lateack.nodes import facts
 from lateack.nodes.errors import LateackError
 from lateack.nodes.facts import AnyFact, Fact, WriteCompleted, WriteIssued
 from lateack.nodes.messages import Frames, Message, Noticed, Notify
-from lateack.nodes.node import Audit, Boot, CancelTimer, Effect, Event, Node, Received, Send, SetTimer, TimerFired
+from lateack.nodes.node import Audit, Boot, CancelTimer, Effect, Event, Halt, Node, Received, Send, SetTimer, TimerFired
 from lateack.nodes.storage.store import Store
 from lateack.protos.lateack_pb2 import Batch
 
@@ -67,11 +69,15 @@ class Carrier:
         self._links, self._channels = self._wiring.links, self._wiring.channels
         self._watch: asyncio.Task[None] | None = None
         self._watched = _watched(order)
+        self._journal: Journal | None = None
 
     # --- opening and closing -----------------------------------------------------------------------------------------
 
     async def open(self, address: str, store_directory: Path | None) -> Opened:
         """Listen for the others at `address`, by which they reach this computer; open the store, if one is here."""
+        if self.order.is_mortal():
+            store_directory = store_directory or self.order.scratch_folder("store")
+            self._journal = Journal(self.order.journal)
         hub, door = await self._wiring.open(address)
         for name in self.order.names:
             self.stores[name] = self.order.plan.store(name, store_directory)
@@ -82,7 +88,9 @@ class Carrier:
         await self._wiring.join(others)
         for name in self.order.names:
             memories, store = self._wiring.memories_of(name), self.stores[name]
-            node = self.order.plan.build(name, memories=memories, store=store, root=others.root, input=input)
+            node = self.order.plan.build(
+                name, memories=memories, store=store, root=others.root, input=input, incarnation=self.order.incarnation
+            )
             self.machines[name] = Machine(name, node)
 
     def boot(self, start_ns: int) -> None:
@@ -113,13 +121,25 @@ class Carrier:
         self._wiring.close_channels()
         for store in filter(None, self.stores.values()):
             store.close()
+        if self._journal is not None:
+            self._journal.close()
+            shutil.rmtree(self.order.journal.parent, ignore_errors=True)
+
+    def expect(self, names: tuple[str, ...]) -> None:
+        """Get ready for the process that takes the place of a dead one; see `Wiring.expect`."""
+        self._wiring.expect(names)
 
     def status(self) -> Status:
-        """Say how far the machines are."""
+        """Say how far the machines are.
+
+        Messages are counted link by link, and once more where they are passed on: so what went to or came from a
+        process that died is forgotten with its link, and all that is left can be expected to arrive.
+        """
+        links = set(self._links.values())
         return Status(
             sum(machine.node.pending() for machine in self.machines.values()),
-            self.sent,
-            self.received,
+            self.sent + sum(link.sent for link in links),
+            self.received + sum(link.received for link in links),
             self.events,
             len(self.entries),
             self.writes,
@@ -147,7 +167,10 @@ class Carrier:
         self.events += 1
         try:
             effects = machine.node.handle(event, now)
-            self._carry_out(machine, effects, now)
+            if self._journal is None:
+                self._carry_out(machine, effects, now)
+            else:
+                self._carry_out_and_note(machine, effects, now, self._journal)
         except LateackError as error:
             self.failure = f"{machine.name}: {error}"
             return 0
@@ -170,6 +193,7 @@ class Carrier:
             elif kind is CancelTimer:
                 machine.timers.cancel(effect.name)  # type: ignore[union-attr]
             else:
+                assert kind is not Halt, "a machine dies whose plan did not say that it may"
                 entries.append((wall, logical, name, effect))  # type: ignore[arg-type]
                 logical += 1
                 clock.logical = logical
@@ -178,24 +202,26 @@ class Carrier:
         if set_timers:
             self._arm(machine, now)
 
+    def _carry_out_and_note(self, machine: Machine, effects: Sequence[Effect], now: int, journal: Journal) -> None:
+        """Carry out what comes before a death, and write it down: nothing leaves us before the loop runs again."""
+        halt = next((effect for effect in effects if isinstance(effect, Halt)), None)
+        self._carry_out(machine, effects if halt is None else effects[: effects.index(halt)], now)
+        journal.keep(self.entries)
+        if halt is not None:
+            journal.die(halt)
+
     def _send(self, source: str, target: str, message: Message, now: int) -> None:
         if type(message) is Notify:
             self._channels[source, target].kick(message.port, self.clock)
             return
         link = self._links.get(target)
-        if type(message) is Frames:
-            self.sent += len(message.frames)
-            if link is not None:
-                link.outbox.put_frames(source, target, message.frames, now)
-                link.flush()
-                return
+        if link is None:
+            self.sent += _count(message)
+            self.loop.call_soon(self._receive, self.machines[target], source, message)
+        elif type(message) is Frames:
+            link.put_frames(source, target, message.frames, now)
         else:
-            self.sent += 1
-            if link is not None:
-                link.outbox.put_note(encode_note(source, target, message), now)
-                link.flush()
-                return
-        self.loop.call_soon(self._receive, self.machines[target], source, message)
+            link.put_note(encode_note(source, target, message), now)
 
     def _notice(self, name: str, fact: Fact, now: int) -> None:
         completed, issued = self.writes.get(name, (0, 0))
@@ -224,25 +250,26 @@ class Carrier:
     def _take(self, batch: Batch) -> None:
         now = self.now()
         self.clock.observe(now, batch.hlc_wall_ns, batch.hlc_logical)
+        if self.order.incarnation and self._start_ns == NEVER:
+            return  # nobody hears what comes to a machine that is not up again
         if batch.frames:
             target, frames = batch.target, tuple(batch.frames)
             machine = self.machines.get(target)
             if machine is not None:
-                self._receive(machine, batch.source, Frames(frames))
+                self.deliver(machine, Received(batch.source, Frames(frames)))
             else:
-                self._links[target].outbox.put_frames(batch.source, target, frames, batch.sent_at_ns)
-                self._links[target].flush()
+                self._links[target].put_frames(batch.source, target, frames, batch.sent_at_ns)
         for note in batch.notes:
             parcel = decode_parcel(note)
             machine = self.machines.get(parcel.target)
             if machine is not None:
-                self._receive(machine, parcel.source, decode_body(parcel))
+                self.deliver(machine, Received(parcel.source, decode_body(parcel)))
             else:
-                self._links[parcel.target].outbox.put_note(note, now)
-                self._links[parcel.target].flush()
+                self._links[parcel.target].put_note(note, now)
 
     def _receive(self, machine: Machine, source: str, message: Message) -> None:
-        self.received += len(message.frames) if type(message) is Frames else 1
+        """Hand over what a machine of ours has sent to another one of ours."""
+        self.received += _count(message)
         self.deliver(machine, Received(source, message))
 
     def ring(self, channel: Channel) -> None:
@@ -299,6 +326,10 @@ class Carrier:
                 machine = self.machines[channel.local]
                 if not self.deliver(machine, Received(channel.peer, Notify(channel.port))):
                     self.events -= 1  # nothing happened
+
+
+def _count(message: Message) -> int:
+    return len(message.frames) if type(message) is Frames else 1
 
 
 def _watched(order: Order) -> dict[type[Fact], tuple[str, ...]]:

@@ -19,10 +19,20 @@ START_PER_PROCESS_S = 3.0
 WAIT_SLICE_S = 0.25
 LAST_WORD_S = 1.0
 DEATH_S = 3.0
+SPARE = -1
+"""The number of a process that carries nothing, and waits for another one of its place to die."""
 
 
 class RunBroken(LateackError):
     """A process or a link of a run has failed; the run was stopped."""
+
+
+class ProcessDied(RunBroken):
+    """One process of a run is dead: a rule may have killed it."""
+
+    def __init__(self, epitaph: str, process: "Process") -> None:
+        super().__init__(epitaph)
+        self.process = process
 
 
 class MachineFailed(AssertionError):
@@ -66,15 +76,28 @@ class Crew:
         self._placements: dict[str, Any] = {}
 
     def muster(self, plan: Plan) -> list[Process]:
-        """Return a process for each group of machines, started where there is none yet; raises RunBroken."""
+        """Return a process for each group of machines, started where there is none yet; raises RunBroken.
+
+        Beside the process of a machine that a rule may kill another one waits to take its place.
+        """
         groups = grouped(plan)
         wanted: list[tuple[str, int]] = []
         for place, _ in groups:
             wanted.append((place, sum(other == place for other, _ in wanted)))
-        self._start([key for key in wanted if key not in self._processes])
+        spare = [(part.host, SPARE) for part in plan.parts if part.mortal]
+        self._start([key for key in (*wanted, *spare) if key not in self._processes])
         for key, (_, names) in zip(wanted, groups, strict=True):
             self._processes[key].names = names
         return [self._processes[key] for key in wanted]
+
+    def replace(self, process: Process) -> None:
+        """Let the spare process of a dead one's place, or a new one, stand for it from now on; raises RunBroken."""
+        key = (process.place, SPARE)
+        if key not in self._processes:
+            self._start([key])
+        spare = self._processes.pop(key)
+        see_dead([process.pidfd] if process.pidfd >= 0 else [], DEATH_S)
+        process.handle, process.where, process.pidfd = spare.handle, spare.where, spare.pidfd
 
     def _start(self, keys: list[tuple[str, int]]) -> None:
         actor = self._ray.remote(num_cpus=0, max_restarts=0, max_task_retries=0)(Host)
@@ -137,7 +160,7 @@ class Crew:
         try:
             self._ray.get(reference)
         except exceptions.RayActorError as error:
-            raise RunBroken(self._epitaph([process])) from error
+            raise ProcessDied(self._epitaph([process]), process) from error
         except exceptions.RayTaskError as error:
             cause = error.cause
             if isinstance(cause, LateackError):

@@ -85,6 +85,14 @@ class Host:
         """Return at most ENTRIES_PER_CHUNK of the trace's entries, as one msgpack array."""
         return _ENCODER.encode(self._run.entries[start : start + ENTRIES_PER_CHUNK])
 
+    async def expect(self, names: tuple[str, ...]) -> None:
+        """Another process takes the place of a dead one; see `Carrier.expect`."""
+        self._run.expect(names)
+
+    async def inherit(self, journal: Path) -> bytes:
+        """Return what a process wrote down in whose place this one comes."""
+        return journal.read_bytes()
+
     async def stored(self) -> list[StoredFile]:
         """Return the files that lie in this process's store."""
         return [file for store in self._run.stores.values() if store for file in files_of(store)]

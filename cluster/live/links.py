@@ -50,13 +50,22 @@ class Link:
         self.outbox = Outbox(order.names[0], order.epoch)
         self.up = asyncio.Event()
         self.heard = False
+        self.sent = self.received = 0  # frames and notes
         self._clock = clock
         self._now = now
         self._wake = asyncio.Event()
         self._beat = False
 
-    def flush(self) -> None:
-        """Let everything in the outbox leave, as soon as whatever is ready now has been handled."""
+    def put_frames(self, source: str, target: str, frames: tuple[bytes, ...], sent_at: int) -> None:
+        """Send frames that the card of `source` read at `sent_at` (ns), once all that is ready now has been handled."""
+        self.sent += len(frames)
+        self.outbox.put_frames(source, target, frames, sent_at)
+        self._wake.set()
+
+    def put_note(self, note: bytes, sent_at: int) -> None:
+        """Send a note, which says itself for whom it is."""
+        self.sent += 1
+        self.outbox.put_note(note, sent_at)
         self._wake.set()
 
     def beat(self) -> None:
@@ -91,6 +100,7 @@ class Link:
             self.up.set()
             batch = Batch.FromString(received)
             if batch.epoch == self.epoch:
+                self.received += len(batch.frames) + len(batch.notes)
                 take(batch)
 
 
@@ -117,6 +127,11 @@ class Hub:
             raise LinkBroken(f"cannot listen on {host} ({error}); see that the address is this machine's.") from error
         await self._server.start()
         return port
+
+    def expect(self, name: str, link: Link) -> None:
+        """Let the process of machine `name` in once more, over a `link` of its own: it has died and was replaced."""
+        self._links[name] = link
+        self._free.add(name)
 
     async def close(self) -> None:
         """Close the port and every stream."""

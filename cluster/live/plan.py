@@ -9,7 +9,7 @@ import msgspec
 from lateack.cluster.capacity import available_memory
 from lateack.cluster.inputs import FileSource
 from lateack.cluster.schema import Scenario
-from lateack.cluster.topology import BACKEND, NETWORK, Topology, host_of
+from lateack.cluster.topology import BACKEND, NETWORK, SERVER, Topology, host_of
 from lateack.nodes.application import Source
 from lateack.nodes.memory.pages import Memory
 from lateack.nodes.node import Node
@@ -28,6 +28,8 @@ class Part(msgspec.Struct, frozen=True):
     """Pages of its own memory, 4096 bytes each; 0 for a machine that shares none."""
     shares_with: str = ""
     """Who maps its memory and has an event channel to it; on the same physical host."""
+    mortal: bool = False
+    """A rule of the run may kill it: it has a process of its own, and what it records is written down at once."""
 
 
 class Plan(Protocol):
@@ -58,9 +60,16 @@ class Plan(Protocol):
         ...
 
     def build(
-        self, name: str, *, memories: dict[str, Memory], store: Store | None, root: bytes, input: Path | None
+        self,
+        name: str,
+        *,
+        memories: dict[str, Memory],
+        store: Store | None,
+        root: bytes,
+        input: Path | None,
+        incarnation: int,
     ) -> Node:
-        """Return a fresh machine.
+        """Return a fresh machine, which has died `incarnation` times.
 
         `memories` are those that it owns or sees, `root` is the handle of the served tree, and `input` is where the
         plan's input lies on this computer.
@@ -89,7 +98,7 @@ class ScenarioPlan:
         topology = self._topology
         host = host_of(self.scenario, name)
         if name not in topology.guests or BACKEND not in topology.names:
-            return Part(name, host)
+            return Part(name, host, mortal=name == SERVER and name in topology.mortal)
         return Part(name, host, topology.guests[name], topology.guest_frames, BACKEND)
 
     def store(self, name: str, directory: Path | None) -> Store | None:
@@ -102,7 +111,14 @@ class ScenarioPlan:
         return DirectoryStore(directory, handle_bytes=handle_bytes)
 
     def build(
-        self, name: str, *, memories: dict[str, Memory], store: Store | None, root: bytes, input: Path | None
+        self,
+        name: str,
+        *,
+        memories: dict[str, Memory],
+        store: Store | None,
+        root: bytes,
+        input: Path | None,
+        incarnation: int,
     ) -> Node:
         """Return a fresh machine of the topology."""
         inputs: dict[str, Source] = {}
@@ -110,7 +126,9 @@ class ScenarioPlan:
             inputs[name] = self._topology.source(name) if input is None else FileSource(input)
             if name not in memories:  # nobody shares it
                 memories = {name: self._topology.memory(name)}
-        return self._topology.build(name, memories=memories, store=store, inputs=inputs, root=root)
+        return self._topology.build(
+            name, memories=memories, store=store, inputs=inputs, root=root, incarnation=incarnation
+        )
 
 
 class Order(msgspec.Struct, frozen=True):
@@ -126,6 +144,27 @@ class Order(msgspec.Struct, frozen=True):
     local: bool
     """The cluster is this computer: nobody listens anywhere but on its loopback address."""
     silence_s: float
+    scratch: Path | None = None
+    """A folder for whatever has to outlive a process that a rule may kill."""
+    incarnation: int = 0
+    """How often the machine of this process has died."""
+
+    def is_mortal(self) -> bool:
+        """Say whether a rule of the run may kill this process."""
+        return any(part.mortal and part.name in self.names for part in self.plan.parts)
+
+    @property
+    def journal(self) -> Path:
+        """Where this process writes down what it must not lose; another file in each of its lives."""
+        assert self.scratch is not None, "a process that may die needs a folder"
+        return self.scratch / f"journal-{self.names[0]}-{self.incarnation}"
+
+    def scratch_folder(self, name: str) -> Path:
+        """Return a folder that the next life of this process finds again."""
+        assert self.scratch is not None, "a process that may die needs a folder"
+        folder = self.scratch / name
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return folder
 
 
 class Whereabouts(msgspec.Struct, frozen=True):

@@ -12,9 +12,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from lateack.cluster.live.crew import Crew, MachineFailed, Process
+from lateack.cluster.live.crew import Crew, MachineFailed, Process, ProcessDied
 from lateack.cluster.live.plan import Opened, Order, Plan, ScenarioPlan, Status
 from lateack.cluster.live.ray_cluster import RayCluster
+from lateack.cluster.live.restarts import Restarts
 from lateack.cluster.live.stores import CHUNK_BYTES, StoredFile
 from lateack.cluster.schema import Limits, Scenario
 from lateack.cluster.trace import DECODER, Entry, Trace
@@ -77,6 +78,7 @@ class LiveSession:
         """Run any plan; see `run`."""
         assert self._crew is not None, "use the session with `with`"
         self._epoch += 1
+        run: Run | None = None
         try:
             run = Run(self._crew, plan, epoch=self._epoch, local=self._cluster.local, silence_s=self._silence_s)
             run.prepare(server_dir)
@@ -86,6 +88,8 @@ class LiveSession:
             return trace
         except BaseException:
             self._crew.dismiss(by_force=not self._cluster.is_alive())  # the next run starts with new processes
+            if run is not None:
+                run.clean_up()
             raise
 
 
@@ -103,24 +107,37 @@ class Run:
         self._processes = crew.muster(plan)
         self._hub = next(process for process in self._processes if plan.hub in process.names)
         self._fetches_store = False
+        self._restarts = Restarts(plan, self._token, local=local)
+        self._directories: dict[str, Path | None] = {}
+        self._others = Opened()
+        self._start = 0
 
     # --- before ------------------------------------------------------------------------------------------------------
 
     def prepare(self, server_dir: Path | None) -> None:
         """Bring everything up to the moment when all machines are there; then switch them on."""
         directory = server_dir.absolute() if server_dir is not None else None
-        opened = self._everywhere("open", lambda process: (self._order(process), self._visible(process, directory)))
-        others = _merged(opened)
+        self._directories = {process.names[0]: self._visible(process, directory) for process in self._processes}
+        opened = self._everywhere("open", self._opening)
+        self._others = others = _merged(opened)
         self._everywhere("join", lambda process: (others, self._bring_input(process)))
-        start = time.monotonic_ns()
+        self._start = start = time.monotonic_ns()
         offsets = {id(process): self._clock_offset(process) for process in self._processes}
-        self._everywhere("boot", lambda process: (start + offsets[id(process)],))
+        try:
+            self._everywhere("boot", lambda process: (start + offsets[id(process)],))
+        except ProcessDied as death:
+            self._bring_back(death)
+
+    def _opening(self, process: Process) -> tuple[Order, Path | None]:
+        return self._order(process), self._directories[process.names[0]]
 
     def _order(self, process: Process) -> Order:
         links = tuple(other.names for other in self._processes if other is not process)
         return Order(
-            self._plan, process.names, links, self._epoch, self._token, local=self._local, silence_s=self._silence_s
-        )
+            self._plan, process.names, links, self._epoch, self._token,
+            local=self._local, silence_s=self._silence_s,
+            scratch=self._restarts.scratch, incarnation=self._restarts.incarnation(process),
+        )  # fmt: skip
 
     def _visible(self, process: Process, directory: Path | None) -> Path | None:
         """Return the server's directory as `process` is to use it: None where it does not see ours."""
@@ -197,8 +214,32 @@ class Run:
                 return  # judged as it stands: a stall, if somebody still waits
             time.sleep(LOOK_S if now - started < 1 else LOOK_LATER_S)
 
+    def _bring_back(self, death: ProcessDied) -> None:
+        """Put a fresh process in the place of one that a rule has killed; raises `death` if it was none."""
+        process, restarts = death.process, self._restarts
+        if not restarts.expects(process):
+            raise death
+        journal = self._order(process).journal
+        self._crew.replace(process)
+        [left] = self._ask([process], "inherit", (journal,))
+        due = restarts.take(process, left)
+        if due is None:
+            raise death
+        self._ask([self._hub], "expect", (process.names,))
+        self._ask([process], "open", self._opening(process))
+        self._ask([process], "join", (self._others, None))
+        time.sleep(max(0, due - (time.monotonic_ns() - self._start)) / 1e9)
+        try:
+            self._ask([process], "boot", (self._start + self._clock_offset(process),))
+        except ProcessDied as again:
+            self._bring_back(again)
+
     def _states(self) -> list[Status]:
-        states = self._everywhere("status", lambda process: (), self._silence_s)
+        try:
+            states = self._everywhere("status", lambda process: (), self._silence_s)
+        except ProcessDied as death:
+            self._bring_back(death)
+            return self._states()
         for state in states:
             if state.crash:
                 raise MachineFailed(state.crash)
@@ -213,7 +254,7 @@ class Run:
         """Let every machine take stock, and return everything that they recorded, causes before effects."""
         counts = self._everywhere("audit", lambda process: ())
         self._states()  # taking stock may fail as well
-        entries: list[Entry] = []
+        entries = self._restarts.entries
         for process, count in zip(self._processes, counts, strict=True):
             fetched: list[Entry] = []
             while len(fetched) < count:
@@ -236,6 +277,10 @@ class Run:
         with path.open("wb") as out:
             while chunk := self._ask([process], "read_stored", (file, out.tell()))[0]:
                 out.write(chunk)
+
+    def clean_up(self) -> None:
+        """Remove what processes that are gone have left."""
+        self._restarts.clean_up()
 
     def close(self) -> None:
         """End the run everywhere; the processes stay, for the next."""

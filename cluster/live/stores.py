@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import msgspec
 
-from lateack.nodes.storage.nfs import NF3DIR, NF3REG
 from lateack.nodes.storage.store import Store
+from lateack.nodes.storage.walk import regular_files
 
 CHUNK_BYTES = 4 * 1024 * 1024
 
@@ -19,17 +19,8 @@ class StoredFile(msgspec.Struct, frozen=True):
 
 def files_of(store: Store) -> Iterator[StoredFile]:
     """Yield every regular file of a store."""
-    waiting: list[tuple[tuple[str, ...], bytes]] = [((), store.root)]
-    while waiting:
-        path, directory = waiting.pop()
-        for name, _ in store.readdir(directory):
-            handle = store.lookup(directory, name)
-            kind = store.getattr(handle).kind
-            below = (*path, name.decode("utf-8", "surrogateescape"))
-            if kind == NF3DIR:
-                waiting.append((below, handle))
-            elif kind == NF3REG:
-                yield StoredFile(below, handle)
+    for path, handle in regular_files(store):
+        yield StoredFile(tuple(name.decode("utf-8", "surrogateescape") for name in path), handle)
 
 
 def read_stored(store: Store, file: StoredFile, offset: int) -> bytes:

@@ -75,6 +75,13 @@ class Wiring:
         self._hub = Hub(self._order, links, self._carried.take, self._lose)
         return f"{address}:{await self._hub.open(address)}"
 
+    def expect(self, names: tuple[str, ...]) -> None:
+        """Get ready for a process that takes the place of a dead one; what was on its way to that is lost with it."""
+        assert self._hub is not None, "only the hub has links to the others"
+        link = self._link(names[0])
+        self.links.update(dict.fromkeys(names, link))
+        self._hub.expect(names[0], link)
+
     async def join(self, others: Opened) -> None:
         """Connect to the hub, and share memory with whoever is to see it; raises LateackError."""
         for name in self._order.names:
@@ -111,6 +118,9 @@ class Wiring:
     # --- ends --------------------------------------------------------------------------------------------------------
 
     def _lose(self, peer: str) -> None:
+        if peer in self._parts and self._parts[peer].mortal:
+            self._heard_at.pop(peer, None)  # the session sees whether it was a rule that killed it
+            return
         self._carried.fail(f"the link between {self._order.names[0]} and {peer} broke")
 
     def _hang_up(self, channel: Channel) -> None:

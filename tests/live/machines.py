@@ -1,6 +1,7 @@
 """Small machines for tests of the live world, and plans that are made of them."""
 
 import os
+import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,20 @@ from lateack.nodes.errors import LateackError
 from lateack.nodes.facts import Connected, Counted, Fact
 from lateack.nodes.memory.pages import Memory
 from lateack.nodes.messages import Frames, Message, Noticed, Notify, Xenbus
-from lateack.nodes.node import Audit, Boot, CancelTimer, Effect, Event, Node, Received, Send, SetTimer, TimerFired
+from lateack.nodes.node import (
+    MS,
+    Audit,
+    Boot,
+    CancelTimer,
+    Effect,
+    Event,
+    Halt,
+    Node,
+    Received,
+    Send,
+    SetTimer,
+    TimerFired,
+)
 from lateack.nodes.storage.store import Store
 
 HUB = "network"
@@ -18,7 +32,10 @@ PORT = 3
 
 
 class SmallPlan:
-    """Machines by name, each with its class and arguments; `owners` says whose memory is seen by whom."""
+    """Machines by name, each with its class and arguments; `owners` says whose memory is seen by whom.
+
+    The `mortal` ones are told as a last argument how often they have died.
+    """
 
     hub = HUB
     input: Path | None = None
@@ -28,13 +45,15 @@ class SmallPlan:
         machines: Mapping[str, tuple[Any, ...]],
         owners: Mapping[str, str] | None = None,
         awaited: Mapping[str, tuple[str, ...]] | None = None,
+        mortal: Sequence[str] = (),
     ) -> None:
+        self.mortal = tuple(mortal)
         self.machines = {HUB: (Echo,)} | dict(machines)
         self.awaited = dict(awaited or {})
         owned = owners or {}
         hosts = dict.fromkeys((*owned, *owned.values()), "host1")
         self.parts = tuple(
-            Part(name, hosts.get(name, name), number, 2 if name in owned else 0, owned.get(name, ""))
+            Part(name, hosts.get(name, name), number, 2 if name in owned else 0, owned.get(name, ""), name in mortal)
             for number, name in enumerate(self.machines)
         )
 
@@ -43,11 +62,18 @@ class SmallPlan:
         return None
 
     def build(
-        self, name: str, *, memories: dict[str, Memory], store: Store | None, root: bytes, input: Path | None
+        self,
+        name: str,
+        *,
+        memories: dict[str, Memory],
+        store: Store | None,
+        root: bytes,
+        input: Path | None,
+        incarnation: int,
     ) -> Node:
         """Return the machine; one that shares memory gets it as `memory`."""
         kind, *arguments = self.machines[name]
-        node: Node = kind(*arguments)
+        node: Node = kind(*arguments, *([incarnation] if name in self.mortal else ()))
         for memory in memories.values():
             node.memory = memory  # type: ignore[attr-defined]
         return node
@@ -289,3 +315,67 @@ class Faulty(Waiter):
         if isinstance(event, Boot):
             raise LateackError("the disk is full; make room.") if self.of_the_world else ZeroDivisionError("a mistake")
         return []
+
+
+class Mortal:
+    """Dies of its first messages, a life each; who has died `lives` times answers instead."""
+
+    def __init__(self, lives: int, incarnation: int) -> None:
+        self.lives = lives
+        self.incarnation = incarnation
+
+    def handle(self, event: Event, now: int) -> Sequence[Effect]:
+        """Say at boot which life it is; see `Node`."""
+        match event:
+            case Boot():
+                return [Counted("life", self.incarnation)]
+            case Received(source, Frames() as message) if self.incarnation < self.lives:
+                return [Counted("died", self.incarnation), Send(source, message), Halt(20 * MS), Counted("behind", 0)]
+            case Received(source, Frames() as message):
+                return [Send(source, message)]
+            case _:
+                return []
+
+    def pending(self) -> int:
+        """Nothing of its own."""
+        return 0
+
+
+class StillBorn(Mortal):
+    """Dies of its boot, once."""
+
+    def handle(self, event: Event, now: int) -> Sequence[Effect]:
+        """Die or live on; see `Node`."""
+        if isinstance(event, Boot) and not self.incarnation:
+            return [Counted("died", 0), Halt(20 * MS)]
+        return super().handle(event, now)
+
+
+class Killed(Mortal):
+    """Dies of its boot by a hand that no rule knows."""
+
+    def handle(self, event: Event, now: int) -> Sequence[Effect]:
+        """Be killed; see `Node`."""
+        os.kill(os.getpid(), signal.SIGKILL)
+        return []
+
+
+class Knocker:
+    """Sends a frame by way of the hub every few milliseconds, until one comes back."""
+
+    def __init__(self, target: str) -> None:
+        self.target = target
+        self.answered = False
+
+    def handle(self, event: Event, now: int) -> Sequence[Effect]:
+        """Knock, or rest; see `Node`."""
+        if isinstance(event, Received):
+            self.answered = True
+            return [Counted("answered", 1)]
+        if self.answered or isinstance(event, Audit):
+            return []
+        return [Send(self.target, Frames((b"knock",))), SetTimer("again", now + 5 * MS)]
+
+    def pending(self) -> int:
+        """Whether nobody has answered."""
+        return int(not self.answered)

@@ -41,7 +41,7 @@ def lateack(environment: dict[str, str], *arguments: str) -> subprocess.Complete
 
 
 def test_a_cluster_that_others_started(tmp_path: Path) -> None:
-    """A story runs there, twice, and its files come home; whoever has no token is told so at once."""
+    """Stories run there, one with a server that is killed, and their files come home; no token, no run."""
     stranger = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     stranger |= {"PYTHONPATH": os.pathsep.join(sys.path), "HOME": str(tmp_path), "RAY_USAGE_STATS_ENABLED": "0"}
     friend = stranger | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
@@ -55,9 +55,16 @@ def test_a_cluster_that_others_started(tmp_path: Path) -> None:
             )
             for name in ("first", "second")
         ]
+        death = "faults.death={crash: server, since: {fact: WriteExecuted, node: server}}"
+        runs.append(
+            lateack(
+                friend, "run", "calm", "--address", address, "--input", str(given), "--out", str(tmp_path / "killed"),
+                "--set", death, "--set", "rpc.reconnect=same-port",
+            )
+        )  # fmt: skip
         refused = lateack(stranger, "run", "late-ack", "--address", address, "--out", str(tmp_path / "third"))
 
-    assert [run.returncode for run in runs] == [0, 0], runs[0].stdout + runs[0].stderr
-    assert [path.read_bytes() == given.read_bytes() for path in tmp_path.glob("*/*/server/given.dat")] == [True, True]
+    assert [run.returncode for run in runs] == [0, 0, 0], [run.stdout + run.stderr for run in runs]
+    assert [path.read_bytes() == given.read_bytes() for path in tmp_path.glob("*/*/server/given.dat")] == [True] * 3
     assert (refused.returncode, refused.stdout) == (3, "")
     assert "asks for a token" in refused.stderr

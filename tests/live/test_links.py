@@ -70,10 +70,8 @@ def test_both_ends_learn_of_the_end() -> None:
         address = f"127.0.0.1:{await hub.open('127.0.0.1')}"
         spoke = Spoke(other, mine := link_to(other, HUB), arrived.append, lost.append)
         await spoke.open(address)
-        mine.outbox.put_frames("guest", HUB, (b"up",), 0)
-        mine.flush()
-        link.outbox.put_frames(HUB, "guest", (b"down",), 0)
-        link.flush()
+        mine.put_frames("guest", HUB, (b"up",), 0)
+        link.put_frames(HUB, "guest", (b"down",), 0)
         while sum(bool(batch.frames) for batch in arrived) < 2:
             await asyncio.sleep(0)
         await spoke.close()

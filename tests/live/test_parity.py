@@ -31,6 +31,9 @@ HARMED = [
     ("silent-socket", "frag-destructor", "lazy-copy"),
     ("frontend-detach", "frag-destructor", "grant-copy"),
     ("netback-crash", "frag-destructor", "staging-grants"),
+    ("rdma-resend", "send-completion", "dev-zerocopy"),
+    ("rdma-late-read", "invalidate-first", "dev-zerocopy"),
+    ("rdma-late-read", "bounce", "dev-zerocopy"),
 ]
 CACHES = [(drc, prefix) for drc in ("none", "no-checksum", "checksum") for prefix in (0, 1024)]
 

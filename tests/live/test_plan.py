@@ -1,9 +1,10 @@
 """A scenario as a plan, and which of its machines share a process."""
 
 import pickle
+from pathlib import Path
 
 from lateack.cluster.live.crew import OWNERS_PER_HOST_MAX, grouped
-from lateack.cluster.live.plan import ScenarioPlan
+from lateack.cluster.live.plan import Order, ScenarioPlan
 from lateack.cluster.scenario import load
 
 
@@ -31,6 +32,29 @@ def test_many_guests_share_processes() -> None:
 
     assert len(groups) <= OWNERS_PER_HOST_MAX
     assert [name for names in groups for name in names] == [f"guest{number}" for number in range(1, 21)]
+
+
+def test_who_may_be_killed_is_known_before() -> None:
+    """A rule that kills the server makes its process one that writes everything down; netback dies within its own."""
+    plans = [ScenarioPlan(load("calm", [f"faults.death={{crash: {name}}}"])) for name in ("server", "backend")]
+
+    mortal = [[part.name for part in plan.parts if part.mortal] for plan in plans]
+
+    assert mortal == [["server"], []]
+
+
+def test_every_life_of_a_process_has_its_own_journal(tmp_path: Path) -> None:
+    """They lie in the run's folder, beside what has to last longer than one life."""
+    plan = ScenarioPlan(load("calm", ["faults.death={crash: server}"]))
+    lives = [
+        Order(plan, ("server",), (), 1, "token", local=True, silence_s=1.0, scratch=tmp_path, incarnation=number)
+        for number in range(2)
+    ]
+
+    assert all(life.is_mortal() for life in lives)
+    assert not Order(plan, ("network",), (), 1, "token", local=True, silence_s=1.0).is_mortal()
+    assert len({life.journal for life in lives}) == 2
+    assert lives[0].scratch_folder("store") == lives[1].scratch_folder("store")
 
 
 def test_a_plan_survives_the_way_to_another_process() -> None:

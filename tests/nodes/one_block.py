@@ -8,7 +8,7 @@ from lateack.nodes.block_guest import BlockGuest, BlockGuestConfig
 from lateack.nodes.facts import Fact, LeftOver
 from lateack.nodes.memory.pages import Memory
 from lateack.nodes.messages import Frames, Message
-from lateack.nodes.node import Audit, Boot, CancelTimer, Event, Node, Received, Send, SetTimer, TimerFired
+from lateack.nodes.node import Audit, Boot, CancelTimer, Event, Halt, Node, Received, Send, SetTimer, TimerFired
 from lateack.nodes.server import Server, ServerConfig
 from lateack.nodes.stack.host import HostAddress
 from lateack.nodes.stack.packets import address_of
@@ -71,6 +71,8 @@ class Block:
                     self.timers[name, timer] = at
                 case CancelTimer(timer):
                     self.timers.pop((name, timer), None)
+                case Halt():
+                    raise AssertionError("nobody here dies")
                 case _:
                     self.facts.append((name, effect))
 

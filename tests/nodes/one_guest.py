@@ -10,7 +10,7 @@ from lateack.nodes.facts import Fact, LeftOver
 from lateack.nodes.guest import Guest
 from lateack.nodes.memory.pages import Memory
 from lateack.nodes.messages import Frames, Message
-from lateack.nodes.node import Audit, Boot, CancelTimer, Effect, Event, Node, Received, Send, SetTimer, TimerFired
+from lateack.nodes.node import Audit, Boot, CancelTimer, Effect, Event, Halt, Node, Received, Send, SetTimer, TimerFired
 from lateack.nodes.server import Server, ServerConfig
 from lateack.nodes.stack.host import HostAddress
 from lateack.nodes.stack.tcp import TcpParameters
@@ -88,6 +88,8 @@ class Hand:
                     self.timers[name, timer] = at
                 case CancelTimer(timer):
                     self.timers.pop((name, timer), None)
+                case Halt():
+                    raise AssertionError("nobody here dies")
                 case _:
                     self.facts.append(effect)
         return effects

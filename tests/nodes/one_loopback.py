@@ -5,7 +5,7 @@ from typing import TypeVar
 from lateack.nodes.facts import Fact, LeftOver
 from lateack.nodes.loopback import Loopback
 from lateack.nodes.memory.pages import Memory
-from lateack.nodes.node import Audit, Boot, CancelTimer, Event, Send, SetTimer, TimerFired
+from lateack.nodes.node import Audit, Boot, CancelTimer, Event, Halt, Send, SetTimer, TimerFired
 from lateack.nodes.service import ServerConfig
 from lateack.nodes.stack.host import HostAddress
 from lateack.nodes.stack.tcp import TcpParameters
@@ -45,6 +45,8 @@ class Hand:
                     self.timers.pop(name, None)
                 case Send():
                     raise AssertionError("there is nobody else")
+                case Halt():
+                    raise AssertionError("nobody here dies")
                 case _:
                     self.facts.append(effect)
 
