@@ -26,6 +26,7 @@ INTERPRETED = (
     "nodes/strategies/guest_destructors.py",
     "nodes/strategies/guest_zerocopy.py",
     "nodes/strategies/lazy_copy.py",
+    "nodes/strategies/rdma.py",
     "nodes/strategies/staging.py",
 )
 BEYOND_NODES = ("cluster/oracles.py", "cluster/trace.py", "cluster/virtual.py", "cluster/wire_oracle.py")

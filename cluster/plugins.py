@@ -1,8 +1,9 @@
 """The one door for strategies: built-in ones and those of a user go through it alike, by name.
 
 A name is that of a built-in strategy, or of one that an installed package offers under the entry point groups
-`lateack.guest_strategies` and `lateack.backend_strategies`, or it is `module:attribute`, where the module may lie in
-the current directory.
+`lateack.guest_strategies`, `lateack.backend_strategies` and `lateack.rdma_strategies`, or it is `module:attribute`,
+where the module may lie in the current directory. The guest's side has two families: where the kind of a scenario is
+`rdma`, adapters read the memory, and `strategies.guest` names one of those that know them.
 """
 
 import functools
@@ -14,12 +15,25 @@ from typing import Any, Literal, get_args
 
 from lateack.cluster.mistakes import nearest
 from lateack.nodes.errors import LateackError
-from lateack.nodes.strategies import BACKEND_STRATEGIES, GUEST_STRATEGIES, BackendStrategy, GuestStrategy
+from lateack.nodes.strategies import (
+    BACKEND_STRATEGIES,
+    GUEST_STRATEGIES,
+    RDMA_STRATEGIES,
+    BackendStrategy,
+    GuestStrategy,
+    RdmaStrategy,
+)
 
 Side = Literal["guest", "backend"]
 SIDES: tuple[Side, ...] = get_args(Side)
-BUILT_IN: dict[Side, dict[str, Any]] = {"guest": GUEST_STRATEGIES, "backend": BACKEND_STRATEGIES}
-BASES: dict[Side, type[Any]] = {"guest": GuestStrategy, "backend": BackendStrategy}
+Family = Literal["guest", "backend", "rdma"]
+FAMILIES: tuple[Family, ...] = get_args(Family)
+BUILT_IN: dict[Family, dict[str, Any]] = {
+    "guest": GUEST_STRATEGIES,
+    "backend": BACKEND_STRATEGIES,
+    "rdma": RDMA_STRATEGIES,
+}
+BASES: dict[Family, type[Any]] = {"guest": GuestStrategy, "backend": BackendStrategy, "rdma": RdmaStrategy}
 
 
 class StrategyNotFound(LateackError):
@@ -36,26 +50,45 @@ def backend_strategy(name: str) -> type[BackendStrategy]:
     return BACKEND_STRATEGIES.get(name) or _of_user("backend", name)
 
 
-def names(side: Side) -> list[str]:
-    """Return the names of all strategies of one side: the built-in ones in their order, then the users'."""
+def rdma_strategy(name: str) -> type[RdmaStrategy]:
+    """Return the class of the strategy of a host with an RDMA adapter; StrategyNotFound if there is none."""
+    return RDMA_STRATEGIES.get(name) or _of_user("rdma", name)
+
+
+def family_of(side: Side, kind: str) -> Family:
+    """Return the family from which a side's strategy comes in a scenario of this kind."""
+    return "rdma" if side == "guest" and kind == "rdma" else side
+
+
+def names_for(kind: str) -> list[str]:
+    """Return the names that `strategies.guest` can have in a scenario of this kind."""
+    return names(family_of("guest", kind))
+
+
+def names(side: Family) -> list[str]:
+    """Return the names of all strategies of one family: the built-in ones in their order, then the users'."""
     return [*BUILT_IN[side], *sorted(set(_entry_points(side)) - set(BUILT_IN[side]))]
 
 
-def summary(side: Side, name: str) -> str:
+def summary(side: Family, name: str) -> str:
     """Return the sentence that says what a strategy is."""
-    return guest_strategy(name).summary if side == "guest" else backend_strategy(name).summary
+    return str(_class_of(side, name).summary)
 
 
-def called(side: Side, name: str) -> str:
+def _class_of(side: Family, name: str) -> type[Any]:
+    return BUILT_IN[side].get(name) or _of_user(side, name)
+
+
+def called(side: Family, name: str) -> str:
     """Return what tables call a strategy: `module:attribute` goes by its own name, if no other has that."""
     if ":" not in name:
         return name
-    own = guest_strategy(name).name if side == "guest" else backend_strategy(name).name
+    own = _class_of(side, name).name
     return name if own in (BASES[side].name, *names(side)) else str(own)
 
 
 @functools.cache
-def _of_user(side: Side, name: str) -> type[Any]:
+def _of_user(side: Family, name: str) -> type[Any]:
     if ":" in name:
         found = _attribute(*name.split(":", 1))
     elif name in _entry_points(side):
@@ -68,16 +101,18 @@ def _of_user(side: Side, name: str) -> type[Any]:
     return found
 
 
-def _unknown(side: Side, name: str) -> str:
-    other = next(each for each in SIDES if each != side)
-    if name in names(other):
-        return f"'{name}' is a {other} strategy; a {side} can have {', '.join(names(side))}."
+def _unknown(side: Family, name: str) -> str:
+    other = next((each for each in FAMILIES if each != side and name in names(each)), None)
+    if other is not None:
+        who = {"guest": "a guest", "backend": "a backend", "rdma": "a host with an RDMA adapter"}
+        article = "an" if other == "rdma" else "a"
+        return f"'{name}' is {article} {other} strategy; {who[side]} can have {', '.join(names(side))}."
     close = nearest(name, names(side))
     return f"there is no {side} strategy '{name}'; the nearest is '{close}', and one of your own is module:attribute."
 
 
 @functools.cache
-def _entry_points(side: Side) -> dict[str, importlib.metadata.EntryPoint]:
+def _entry_points(side: Family) -> dict[str, importlib.metadata.EntryPoint]:
     return {point.name: point for point in importlib.metadata.entry_points(group=f"lateack.{side}_strategies")}
 
 

@@ -8,6 +8,8 @@ A recogniser is given a frame's first bytes, where its payload starts, and wheth
 from collections.abc import Callable
 from struct import Struct
 
+from lateack.nodes.stack import recognise_ceph, recognise_drbd, recognise_iscsi, recognise_rdma
+
 Recognised = tuple[str, str, int]
 Recogniser = Callable[[bytes, int, bool], Recognised]
 
@@ -44,10 +46,21 @@ def _short_rpc(frame: bytes, start: int) -> tuple[str, str, int]:
     return UNNAMED
 
 
-BY_PORT: dict[int, Recogniser] = {}
+def recognise_roce(frame: bytes, start: int, stream: bool) -> Recognised:
+    """Recognise a packet of RoCEv2 at *start*, or the RPC message that it begins."""
+    return recognise_rdma.recognise_rdma(frame, start, stream, NFS_PROCEDURES)
+
+
+BY_PORT: dict[int, Recogniser] = {
+    recognise_drbd.PORT: recognise_drbd.recognise_drbd,
+    recognise_ceph.PORT: recognise_ceph.recognise_ceph,
+    recognise_iscsi.PORT: recognise_iscsi.recognise_iscsi,
+    recognise_rdma.PORT: recognise_roce}
 """Who recognises what is sent to or from a port; everything else is looked at as RPC."""
 
-MESSAGES: tuple[str, ...] = NFS_PROCEDURES
+MESSAGES: tuple[str, ...] = (
+    *NFS_PROCEDURES, *recognise_drbd.NAMES, *recognise_ceph.NAMES, *recognise_iscsi.NAMES, *recognise_rdma.NAMES,
+)  # fmt: skip
 """Every name that a recogniser gives."""
 
 

@@ -9,6 +9,7 @@ from lateack.nodes.strategies.guest import FragDestructors, FullCopy, GuestStrat
 from lateack.nodes.strategies.guest_destructors import CloneDestructors, NoCloneDestructors, QueueDestructors
 from lateack.nodes.strategies.guest_zerocopy import CopyOnRetransmit, MsgZerocopy, ZerocopyOnReply
 from lateack.nodes.strategies.lazy_copy import LazyCopy
+from lateack.nodes.strategies.rdma import Bounce, InvalidateFirst, RdmaOnReply, RdmaStrategy, SendCompletion
 from lateack.nodes.strategies.staging import StagingGrants, StagingGrantsCopy
 
 GUEST_STRATEGIES: dict[str, type[GuestStrategy]] = {
@@ -43,4 +44,10 @@ BACKEND_STRATEGIES: dict[str, type[BackendStrategy]] = {
     )
 }
 
-__all__ = ["BACKEND_STRATEGIES", "GUEST_STRATEGIES", "BackendStrategy", "GuestStrategy"]
+RDMA_STRATEGIES: dict[str, type[RdmaStrategy]] = {
+    strategy.name: strategy for strategy in (RdmaOnReply, SendCompletion, InvalidateFirst, Bounce)
+}
+
+__all__ = [
+    "BACKEND_STRATEGIES", "GUEST_STRATEGIES", "RDMA_STRATEGIES", "BackendStrategy", "GuestStrategy", "RdmaStrategy",
+]  # fmt: skip

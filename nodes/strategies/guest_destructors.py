@@ -117,8 +117,13 @@ class CloneDestructors(QueueDestructors):
         watch(clone, count)
 
     def forget(self, skb: SkBuff) -> None:
-        """A queued packet is gone; this says nothing but that no more clones will be made of it."""
-        self.counts.pop(skb, None)
+        """A queued packet is gone, and no more clones will be made of it; one that never was transmitted counts itself.
+
+        That one's connection was lost before its turn came.
+        """
+        count = self.counts.pop(skb, None)
+        if count is not None and not skb.transmissions:
+            count.gone(skb)
 
 
 class NoCloneDestructors(QueueDestructors):

@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 
 from lateack.cluster.plugins import (
-    SIDES,
+    FAMILIES,
     StrategyNotFound,
     backend_strategy,
     guest_strategy,
     names,
+    names_for,
+    rdma_strategy,
     summary,
 )
 from lateack.nodes.strategies import GuestStrategy
@@ -24,7 +26,7 @@ def test_built_in_strategies_go_by_their_names() -> None:
 
 def test_every_strategy_says_what_it_is() -> None:
     """Whatever can be named can be listed with a sentence."""
-    for side in SIDES:
+    for side in FAMILIES:
         for name in names(side):
             assert len(summary(side, name)) > 20
 
@@ -48,6 +50,16 @@ def test_a_name_that_nobody_has_is_told_with_the_nearest() -> None:
         guest_strategy("full-cpoy")
     with pytest.raises(StrategyNotFound, match="'grant-copy' is a backend strategy; a guest can have on-reply"):
         guest_strategy("grant-copy")
+    with pytest.raises(StrategyNotFound, match="'invalidate-first' is an rdma strategy; a guest can have on-reply"):
+        guest_strategy("invalidate-first")
+
+
+def test_a_host_with_an_rdma_adapter_has_a_family_of_its_own() -> None:
+    """The kind of a scenario says which names its strategy can have; on-reply is one in both families."""
+    assert names_for("rdma") == names("rdma") != names_for("metal") == names("guest")
+    assert not issubclass(rdma_strategy("on-reply"), GuestStrategy)
+    with pytest.raises(StrategyNotFound, match="a host with an RDMA adapter can have on-reply, send-completion"):
+        rdma_strategy("frag-destructor")
 
 
 BROKEN = {

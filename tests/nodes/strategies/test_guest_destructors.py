@@ -151,3 +151,14 @@ def test_a_datagrams_packets_complete_the_write_when_they_have_been_sent(kind: t
     kfree_skb(skb)
 
     assert kernel.completed == [kernel.write]
+
+
+def test_a_queued_packet_that_never_was_transmitted_is_gone_with_its_connection() -> None:
+    """TCP drops its queue: nothing of the packet will ever go down, and its destructor says so, too."""
+    kernel = Kernel()
+    strategy = CloneDestructors(kernel)
+    skb = queue(kernel, strategy)
+
+    kfree_skb(skb)
+
+    assert kernel.completed == [kernel.write]
