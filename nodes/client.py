@@ -16,15 +16,21 @@ from lateack.nodes.memory.pages import HeadSlab, Memory, PagePool
 from lateack.nodes.node import Effect, SetTimer, Time
 from lateack.nodes.records import Record
 from lateack.nodes.rules import Rule
+from lateack.nodes.scribbler import Scribbler
 from lateack.nodes.stack.egress import PLAIN, DriverConfig
 from lateack.nodes.stack.host import HostAddress, IpStack
 from lateack.nodes.stack.tap import TappedDevice
 from lateack.nodes.stack.tcp import Device, TcpParameters
-from lateack.nodes.storage import nfs
+from lateack.nodes.storage import ceph_messages, drbd_packets, iscsi, nfs
+from lateack.nodes.storage.ceph import CephClient
+from lateack.nodes.storage.drbd import DrbdClient, DrbdTerms
+from lateack.nodes.storage.iscsi_initiator import IscsiInitiator
+from lateack.nodes.storage.iscsi_login import IscsiParameters
 from lateack.nodes.storage.nfs_client import NfsClient, NfsMount
 from lateack.nodes.storage.page_write import PageWrite
 from lateack.nodes.storage.remote import RemoteStorage
 from lateack.nodes.storage.rpc_client import RpcTimeouts
+from lateack.nodes.storage.stream_client import Peer
 from lateack.nodes.strategies.guest import GuestStrategy, Write
 
 RPC_TIMER = "rpc"
@@ -61,6 +67,14 @@ class ClientConfig(Record):
     reuse: str = IN_PLACE
     abort: bool = False
     tap: bool = False
+    capture: bool = False
+    stable_pages: bool = False
+    iscsi: IscsiParameters = IscsiParameters()
+    drbd: DrbdTerms = DrbdTerms()
+    ceph_crc: bool = True
+    reconnect: str = "never"
+    releases_early: bool = False
+    passes: int = 1
 
 
 class Client:
@@ -89,12 +103,14 @@ class Client:
         self.copier = Copier(
             source, config.file, memory, self.effects,
             first_frame=first_buffer, buffers=config.buffers, write_size=config.write_size, reuse=config.reuse,
+            passes=config.passes,
         )  # fmt: skip
         self.transport = config.transport
         self.strategy = strategy(self)
         if self.strategy.watches_clones:
             self.stack.clone_hook = self.strategy
         self.remote = self._remote()
+        self.scribbler = Scribbler(self.remote, self.copier, waits=config.stable_pages)
         self.chatters = chatters_of(
             config.datagrams, self.stack, memory, first_frame=first_datagram, first_index=config.buffers
         )
@@ -108,12 +124,31 @@ class Client:
     def _remote(self) -> RemoteStorage:
         """Return what the file is written through."""
         config = self.config
+        if config.protocol in ("drbd", "ceph"):
+            return self._replicated()
+        if config.protocol == "iscsi":
+            pins = config.reuse in (REALLOCATED, COPY_ON_WRITE)
+            peer = Peer(config.server, iscsi.PORT, config.first_xid, config.unmount, pins)
+            return IscsiInitiator(
+                config.name, peer, config.iscsi, self.stack, copier=self.copier, strategy=self.strategy
+            )
         assert config.protocol == "nfs", f"there is no {config.protocol} here"
         mount = NfsMount(
             config.name, config.server, config.root, config.transport, config.rpc, config.stable, config.first_xid,
             config.unmount, aborts=config.abort, pins=config.reuse in (REALLOCATED, COPY_ON_WRITE),
+            reconnect=config.reconnect, releases_early=config.releases_early,
         )  # fmt: skip
         return NfsClient(mount, self.stack, self.copier, self.strategy)
+
+    def _replicated(self) -> RemoteStorage:
+        """Return a client of DRBD or of Ceph."""
+        config = self.config
+        port = drbd_packets.PORT if config.protocol == "drbd" else ceph_messages.PORT
+        pins = config.reuse in (REALLOCATED, COPY_ON_WRITE)
+        peer = Peer(config.server, port, config.first_xid, config.unmount, pins)
+        if config.protocol == "drbd":
+            return DrbdClient(peer, config.drbd, self.stack, self.copier, self.strategy)
+        return CephClient(peer, self.stack, self.copier, self.strategy, sums=config.ceph_crc)
 
     def attach(self, device: Device) -> None:
         """Put the stack on a device; where somebody listens, or a rule says when, a tap lies between."""
@@ -131,14 +166,14 @@ class Client:
 
     def switches(self) -> dict[str, Switch]:
         """Return what rules can switch at this machine, by place; a machine adds its own."""
-        switches: dict[str, Switch] = {f"{self.name}.buffers": Scribbler(self)}
+        switches: dict[str, Switch] = {f"{self.name}.buffers": self.scribbler}
         if self.tap is not None:
             switches[f"{self.name}.tap"] = self.tap.reader
         return switches
 
     def end_event(self, now: Time) -> Sequence[Effect]:
         """Finish an event: run the application, flush the stack, arm the RPC timer, and return the effects."""
-        if self.completed:
+        while self.completed:  # a protocol may call a write done as soon as it is queued
             self._run_application(now)
         for chatter in self.chatters:
             chatter.run(now, idle=self.copier.over)
@@ -201,8 +236,12 @@ class Client:
                 self.effects.append(
                     WriteCompleted(write.xid, copier.file, write.offset, write.count, now - write.issued_at)
                 )
+            if self.scribbler.waiting_for:
+                self.scribbler.written(write)
             if not copier.over and copier.refill(write.buffer):
                 self.remote.write(write.buffer, now)
+        for buffer in copier.next_pass():
+            self.remote.write(buffer, now)
         if copier.finished() and not self.remote.finishing and not copier.over:
             self.remote.finish(now)
 
@@ -224,7 +263,7 @@ class Client:
         seen = 0
         while gates.waits_for_itself and seen < len(self.effects):
             seen = gates.own_facts(self.name, seen)
-            if self.completed:
+            while self.completed:
                 self._run_application(now)
             self.stack.flush(now)
             self.flush_device()
@@ -247,25 +286,3 @@ class Client:
         counted["payload_bytes"] = self.remote.payload_bytes
         counted.update(self.remote.counted())
         self.effects += [Counted(name, amount) for name, amount in counted.items()]
-
-
-class Scribbler:
-    """The switch by which a rule makes the application write into buffers that are being written, without waiting."""
-
-    __slots__ = ("client",)
-
-    def __init__(self, client: Client) -> None:
-        self.client = client
-
-    def on(self) -> None:
-        """Turn every bit of each buffer whose write the application has not been told is done."""
-        for write in self.client.remote.writes_in_flight():
-            if not write.done:
-                self.client.copier.rewrite(write.buffer)
-
-    def off(self) -> None:
-        """What is written is written."""
-
-    def waiting(self) -> int:
-        """Return how many packets wait here: none ever do."""
-        return 0
