@@ -1,6 +1,7 @@
 """One run from scenario to verdict, in either world, with the folder that it leaves.
 
 runs/<story>-<guest>-<backend>-<seed>/   scenario.yaml  trace.msgpack  trace.txt  verdict.json  server/  input/
+                                         capture.pcapng, where links.capture is set
 """
 
 import gc
@@ -14,6 +15,8 @@ from typing import Protocol, Self
 import msgspec
 
 from lateack.cluster.capacity import refuse_what_does_not_fit
+from lateack.cluster.capture import CAPTURE_FILE, CaptureError, split, write_capture
+from lateack.cluster.capture_comments import Captured
 from lateack.cluster.faults import requirements
 from lateack.cluster.folders import FolderError, new_run_folder
 from lateack.cluster.scenario import Scenario, dump, load
@@ -22,7 +25,7 @@ from lateack.cluster.trace import Trace
 from lateack.cluster.verdict import Verdict, judge
 from lateack.cluster.virtual import VirtualWorld
 from lateack.nodes.errors import LateackError
-from lateack.nodes.node import S
+from lateack.nodes.node import Node, S
 from lateack.nodes.storage.memory_store import MemoryStore
 from lateack.nodes.storage.mirror_store import MirrorStore
 from lateack.nodes.storage.store import Store
@@ -86,14 +89,16 @@ def run_virtually(
 def _run_virtually(topology: Topology, store: Store, seed: int | None, progress: Progress | None) -> Trace:
     inputs = {guest: topology.source(guest, seed) for guest in topology.guests}
     memories = {guest: topology.memory(guest) for guest in topology.guests}
-    machines = {
-        name: topology.build(name, memories=memories, store=store, inputs=inputs, root=store.root, seed=seed)
-        for name in reversed(topology.names)
-    }
-    world = VirtualWorld(machines, topology.awaited_facts(), topology.scenario.limits.duration_s * S)
+
+    def build(name: str, incarnation: int = 0) -> Node:
+        return topology.build(
+            name, memories=memories, store=store, inputs=inputs, root=store.root, seed=seed, incarnation=incarnation
+        )
+
+    machines = {name: build(name) for name in reversed(topology.names)}
+    world = VirtualWorld(machines, topology.awaited_facts(), topology.scenario.limits.duration_s * S, build)
     trace = world.run(progress)
-    for machine in machines.values():
-        machine.close()
+    world.close()
     return trace
 
 
@@ -128,12 +133,22 @@ class Session:
         """Run and judge a scenario; with *out* it leaves a run folder there, without it only the result."""
         assert self._session is not None, "use the session with `with`"
         refuse_what_does_not_fit(scenario)
+        if scenario.links.capture and out is None:
+            raise CaptureError(
+                f"links.capture asks for {CAPTURE_FILE} in the run's folder, and this run leaves none: say where "
+                "folders go, with out= in Python or with --out"
+            )
         run_dir = new_run_folder(out, scenario) if out is not None else None
         server_dir = _prepare(run_dir, scenario) if run_dir is not None else None
         trace = self._carry(scenario, server_dir, progress)
+        captured: list[Captured] | None = None
+        if scenario.links.capture:
+            trace, captured = split(trace)
         verdict = _judge(scenario, trace, self.world, run_dir)
         if run_dir is not None:
             _write_results(run_dir, trace, verdict)
+            if captured is not None:
+                _write_capture(run_dir, scenario, trace, captured)
         return Result(scenario, trace, verdict, run_dir)
 
     def _carry(self, scenario: Scenario, server_dir: Path | None, progress: Progress | None) -> Trace:
@@ -190,17 +205,21 @@ def run(
     out: str | Path | None = None,
     address: str | None = None,
     settings: Sequence[str] = (),
+    capture: bool = False,
 ) -> Result:
     """Run a story (or a scenario's file) and return its result; the public way in from Python.
 
     *settings* are `KEY=VALUE` pairs as for `--set`. Without *out* nothing is left on disk in the virtual world; the ray
-    world's server needs a directory, which is then a temporary one. Raises LateackError for what the caller can mend.
+    world's server needs a directory, which is then a temporary one. With *capture* every frame that passes an end of a
+    link is kept as capture.pcapng in the run's folder, so *out* must be given. Raises LateackError for what the caller
+    can mend.
     """
     options = {
         "strategies.guest": guest,
         "strategies.backend": backend,
         "seed": seed,
         "workload.input": None if input is None else str(input),
+        "links.capture": capture or None,
     }
     scenario = load(story, settings, {key: value for key, value in options.items() if value is not None})
     return run_experiment(scenario, world, out=None if out is None else Path(out), address=address)
@@ -249,3 +268,12 @@ def _write_results(run_dir: Path, trace: Trace, verdict: Verdict) -> None:
         (run_dir / "verdict.json").write_bytes(msgspec.json.format(msgspec.json.encode(verdict.to_json())) + b"\n")
     except OSError as error:
         raise FolderError(f"cannot write into {run_dir}: {error.strerror}; name another place with --out") from error
+
+
+def _write_capture(run_dir: Path, scenario: Scenario, trace: Trace, captured: list[Captured]) -> None:
+    strategies = scenario.strategies
+    title = f"{scenario.story}: {strategies.guest} over {strategies.backend}, seed {scenario.seed}"
+    try:
+        write_capture(run_dir / CAPTURE_FILE, trace, captured, title)
+    except OSError as error:
+        raise FolderError(f"cannot write into {run_dir}: {error.strerror}; name another place with --out.") from error

@@ -36,6 +36,7 @@ class Loopback(Client):
         self.device = LoopbackDevice(
             config.name, self.stack, self.kernel_pages, late_port=nfs.PORT, queue_max=config.queue_packets
         )
+        self.device.capture = config.capture
         self.attach(self.device)
         self.service = NfsService(service, store, self.stack)
         self.follow_rules()
@@ -63,7 +64,7 @@ class Loopback(Client):
 
     def pending(self) -> int:
         """What is under way, and what nobody has received yet."""
-        return super().pending() + len(self.device.backlog)
+        return super().pending() + len(self.device.backlog) + self.service.pending()
 
     def close(self) -> None:
         """Let go of the machine's memory; see `Node`."""
@@ -95,6 +96,7 @@ class Loopback(Client):
     def _timer(self, name: str, now: Time) -> None:
         if name != SOFTIRQ:
             self.timer(name, now)
+            self.service.timer(name, now)
             return
         self.device.receive(now)
         self.remote.received(now)

@@ -7,13 +7,16 @@ copied, since a socket may keep them for ever (skb_orphan_frags_rx).
 
 Where we differ: datagrams are read when they are delivered. What goes to a port below which a kernel part reads in the
 softirq, as the NFS client does, is read at delivery, too; only the sockets of `late_port` belong to a process.
+
+With `capture` every packet is recorded as it is handed over, as a tap would show it that copies at that moment (Linux's
+does: tpacket_rcv). The checksum, which nobody would make here, is finished in what is recorded.
 """
 
-from lateack.nodes.facts import Parked
+from lateack.nodes.facts import FrameCaptured, Parked
 from lateack.nodes.memory.pages import PagePool
 from lateack.nodes.node import SetTimer
 from lateack.nodes.stack.host import IpStack
-from lateack.nodes.stack.nic import Nic, NicWatcher
+from lateack.nodes.stack.nic import Nic, NicWatcher, frame_now
 from lateack.nodes.stack.packets import ADDRESSES, IPPROTO_TCP, TCP, Segment, flow_name
 from lateack.nodes.stack.paged import PagedPayload, PagedSegment
 from lateack.nodes.stack.skb import SkBuff, kfree_skb, read_frags, skb_length, skb_linear, skb_orphan
@@ -30,7 +33,8 @@ class LoopbackDevice:
     """
 
     __slots__ = (
-        "backlog", "closed", "copied_bytes", "datagrams", "effects", "late_port", "place", "pool", "stack", "watch",
+        "backlog", "capture", "closed", "copied_bytes", "datagrams", "effects", "late_port", "name", "place", "pool",
+        "stack", "watch",
     )  # fmt: skip
     __deletable__ = ("stack",)  # what mypyc asks for
 
@@ -40,8 +44,10 @@ class LoopbackDevice:
         self.pool = pool
         self.late_port = late_port
         self.place = f"{owner}.reader"
+        self.name = f"{owner}.lo"
+        self.capture = False
         self.backlog: list[SkBuff] = []
-        self.datagrams = Nic(f"{owner}.lo", stack.effects, queue_max=queue_max)
+        self.datagrams = Nic(self.name, stack.effects, queue_max=queue_max)
         self.watch: NicWatcher | None = None
         self.closed = False
         self.copied_bytes = 0
@@ -56,6 +62,8 @@ class LoopbackDevice:
         if self.watch is not None and self.watch.nic_watched:
             linear = skb_linear(skb)
             self.watch.frame_left(linear, skb_length(skb) - len(linear))
+        if self.capture:
+            self.effects.append(FrameCaptured(self.name, True, frame_now(skb)))
         skb_orphan(skb)
         if not self.backlog:
             self.effects.append(SetTimer(SOFTIRQ, now))

@@ -27,11 +27,12 @@ from lateack.nodes.stack.packets import (
     digest_of,
     flow_name,
     fragment_flow_name,
+    ones_sum,
     payload_sums,
     remembered_sum,
 )
 from lateack.nodes.stack.readers import touched_fault
-from lateack.nodes.stack.skb import SkBuff, kfree_skb, skb_length, skb_linear
+from lateack.nodes.stack.skb import SkBuff, kfree_skb, read_frags, skb_length, skb_linear
 
 HALF = 1 << 31
 
@@ -278,6 +279,16 @@ def _place_of(linear: bytes) -> tuple[bytes, int, int]:
         return datagram_key(linear)
     key, seq, offset = TCP_PLACE.unpack_from(linear, 26)
     return key, seq, 34 + (offset >> 2 & 0x3C)
+
+
+def frame_now(skb: SkBuff) -> bytes:
+    """Return a packet as one frame with its checksum, as its bytes are at this moment."""
+    linear = skb_linear(skb)
+    frame = b"".join([linear, *read_frags(skb)])
+    if not skb.needs_checksum:
+        return frame
+    start = _place_of(linear)[2]
+    return _whole_frame(frame[:start], frame[start:], ones_sum(frame[start:]))
 
 
 def _whole_frame(headers: bytes, payload: bytes, payload_sum: int) -> bytes:
