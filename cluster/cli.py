@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from lateack.cluster import plugins
+from lateack.cluster.doors import command as doors
 from lateack.cluster.folders import OUT, check_out
 from lateack.cluster.matrix.tables import Side
 from lateack.cluster.scenario import Scenario, load
@@ -41,6 +42,7 @@ UsageError = cast("type[Exception]", typer.BadParameter.__mro__[1])
 app = typer.Typer(
     add_completion=False, pretty_exceptions_enable=False, help="When is a page of a socket buffer finished with?"
 )
+app.add_typer(doors.app, name="serve")
 
 
 class UsageMistake(LateackError):
@@ -62,6 +64,7 @@ Seed = Annotated[int | None, typer.Option("--seed", metavar="N", help="The seed 
 Input = Annotated[str | None, typer.Option("--input", metavar="FILE", help="The file that the guests copy.")]
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where run folders go.")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any key; may be repeated.")]
+Capture = Annotated[bool, typer.Option("--capture", help="Keep every frame, as capture.pcapng in the run's folder.")]
 Address = Annotated[str | None, typer.Option("--address", metavar="A", help="A running Ray cluster to use.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout and nothing else there.")]
 SideOption = Annotated[
@@ -97,11 +100,13 @@ def run(
     set: Set = None,
     address: Address = None,
     as_json: Json = False,
+    capture: Capture = False,
 ) -> int:
     """Run one story and say what came of it."""
     from lateack.cluster import show
 
-    scenario = _scenario(story, set, guest=guest, backend=backend, seed=seed, input=input)
+    options = {"guest": guest, "backend": backend, "seed": seed, "input": input, "capture": capture or None}
+    scenario = _scenario(story, set, **options)
     [result] = _run_all([scenario], world, address, out)
     if as_json:
         print(json.dumps(result.verdict.to_json()))
@@ -252,14 +257,17 @@ def _usage(error: BaseException) -> str:
 
 def _scenario(story: str, overrides: list[str] | None, **options: object) -> Scenario:
     """Read the scenario that the options describe, and see that its strategies can be had."""
-    keys = {"guest": "strategies.guest", "backend": "strategies.backend", "input": "workload.input", "seed": "seed"}
+    keys = {
+        "guest": "strategies.guest", "backend": "strategies.backend", "input": "workload.input", "seed": "seed",
+        "capture": "links.capture",
+    }  # fmt: skip
     scenario = load(story, overrides or (), {keys[name]: value for name, value in options.items()})
     if options.get("backend") is not None and scenario.kind != "split":
         raise UsageMistake(
             f"--backend names a strategy of netback, and there is none in {scenario.story}, of kind {scenario.kind}: "
             "leave it out, or name a strategy with --guest."
         )
-    plugins.guest_strategy(scenario.strategies.guest)
+    plugins.summary(plugins.family_of("guest", scenario.kind), scenario.strategies.guest)
     plugins.backend_strategy(scenario.strategies.backend)
     return scenario
 
@@ -267,11 +275,12 @@ def _scenario(story: str, overrides: list[str] | None, **options: object) -> Sce
 def _pairs(scenario: Scenario, guest: str | None, backend: str | None) -> list[Scenario]:
     """Return the scenario with each pair of strategies that a table shows; only netback has several to choose from."""
     fixed = backend if scenario.kind == "split" else scenario.strategies.backend
-    guests, backends = _beside("guest", guest), _beside("backend", fixed)
+    guests = _beside(plugins.family_of("guest", scenario.kind), guest)
+    backends = _beside("backend", fixed)
     return [scenario.replaced(guest=each, backend=other) for each in guests for other in backends]
 
 
-def _beside(side: plugins.Side, name: str | None) -> list[str]:
+def _beside(side: plugins.Family, name: str | None) -> list[str]:
     """Return the strategies of one side: all there are, one of them alone, or one more of the user's own."""
     if name is None:
         return plugins.names(side)

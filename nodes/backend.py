@@ -27,6 +27,8 @@ from lateack.nodes.strategies.backend import BackendStrategy
 STRATEGY_TIMER = "strategy"
 RX_TIMER = "rx."
 """Before a guest's name: when to look at what waits for its receive buffers."""
+POLL_TIMER = "poll."
+"""Before a guest's name: its ring is looked into again, now that others have had their turn."""
 
 
 class BackendConfig(Record):
@@ -34,6 +36,8 @@ class BackendConfig(Record):
 
     `macs` are what the toolstack has written into the backend's own directory of xenstore, which no guest can change:
     netback reads its frontend's address there (`xen_net_read_mac`). A guest that is not named may have any address.
+    `poll_budget` is how many packets are taken off one ring at a time (NAPI_POLL_WEIGHT is 64); 0 takes all there are,
+    which only an honest guest should be granted: one that produces while we consume would keep us for ever.
     """
 
     name: str
@@ -49,6 +53,7 @@ class BackendConfig(Record):
     rx_drain: Time = RX_DRAIN_TIMEOUT
     rx_stall: Time = RX_STALL_TIMEOUT
     macs: dict[str, bytes] | None = None
+    poll_budget: int = 0
 
 
 class Backend:
@@ -64,7 +69,8 @@ class Backend:
         self.memories = memories
         self.hypervisor = Hypervisor()
         self.strategy = strategy(self)
-        self.takes_freely = strategy.may_take is BackendStrategy.may_take  # else it is asked before each packet
+        # Else it is asked before each packet.
+        self.takes_freely = strategy.may_take is BackendStrategy.may_take and not config.poll_budget
         self.egress = Egress(
             config.name, self.effects, pool=self.pool, queue_max=config.queue_frames, driver=config.driver
         )
@@ -139,7 +145,9 @@ class Backend:
     def _received(self, source: str, message: Message, now: Time) -> None:
         match message:
             case Notify():
-                self.interrupt(self.vifs[source], now)
+                vif = self.vifs[source]
+                vif.polled = 0
+                self.interrupt(vif, now)
             case Frames():
                 self._receive(message.frames)
             case Xenbus():
@@ -152,6 +160,11 @@ class Backend:
             self.strategy.woken(now)
             if not self.ring_gate.closed:
                 self.consume_rings()  # what was answered by the way may have made room
+            return
+        if name.startswith(POLL_TIMER):
+            vif = self.vifs[name.removeprefix(POLL_TIMER)]
+            vif.polled = 0
+            self.interrupt(vif, now)
             return
         assert name.startswith(RX_TIMER), f"the backend has set no timer {name}"
         self.vifs[name.removeprefix(RX_TIMER)].expire(now, self.rx_drain, self.config.rx_stall)
@@ -169,6 +182,21 @@ class Backend:
     def pending(self) -> int:
         """Requests of guests that can still be answered; what waits behind a closed gate is the rule's business."""
         return sum(bool(vif.rx_queue) for vif in self.vifs.values()) + self.strategy.pending()
+
+    def plug(self, guest: str, domid: int, memory: Memory, *, grant_frame: int, grant_frames: int) -> None:
+        """Add a guest while the host runs, between two events: it says Initialising next, and is offered a vif."""
+        self.memories[guest] = memory
+        self.hypervisor.add_domain(memory, grant_frame, grant_frames)
+        self.vifs[guest] = Vif(guest, domid, self.effects, self.clock)
+        self.life.plug(guest, domid)
+
+    def unplug(self, guest: str) -> bool:
+        """Forget a guest whose interface is closed; False while that waits for packets that are still in flight."""
+        if not self.life.unplug(guest):
+            return False
+        self.hypervisor.remove_domain(self.vifs.pop(guest).domid)
+        del self.memories[guest]
+        return True
 
     # --- guest to network ---------------------------------------------------------------------------------------------
 
@@ -202,7 +230,7 @@ class Backend:
             if tx.requests_overflowed():
                 raise FatalRequest("the ring claims more requests than it has slots")
             while True:
-                while not gate.closed and (free or strategy.may_take(vif)) and (packet := vif.take_packet()):
+                while not gate.closed and (free or self._may_take(vif)) and (packet := vif.take_packet()):
                     skb = admit_packet(vif, strategy, packet)
                     if skb is not None:
                         forward(skb, now)
@@ -222,7 +250,17 @@ class Backend:
         if before:
             self.strategy.settle(vif)
             vif.push()
-        return vif.outstanding < before or (not before and self.strategy.may_take(vif))
+        return vif.outstanding < before or (not before and self._may_take(vif))
+
+    def _may_take(self, vif: Vif) -> bool:
+        """Ask the strategy whether one more packet may be taken, unless this guest has had its turn."""
+        budget = self.config.poll_budget
+        if budget:
+            if vif.polled >= budget:
+                self.effects.append(SetTimer(POLL_TIMER + vif.guest, self.now))
+                return False
+            vif.polled += 1
+        return self.strategy.may_take(vif)
 
     # --- network to guest ---------------------------------------------------------------------------------------------
 

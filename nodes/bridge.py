@@ -11,6 +11,7 @@ the host keeps the packet for as long as its reader pleases.
 
 from typing import Protocol
 
+from lateack.nodes.echo import EchoHost
 from lateack.nodes.facts import FrameDropped
 from lateack.nodes.gates import RING_PLACE, Gates, Switch
 from lateack.nodes.memory.pages import HeadSlab, PagePool
@@ -22,7 +23,15 @@ from lateack.nodes.stack.gso import affords, is_cut, skb_gso_segment
 from lateack.nodes.stack.local_socket import LocalSocket
 from lateack.nodes.stack.packets import IPPROTO_TCP, IPPROTO_UDP
 from lateack.nodes.stack.readers import Reader, faults, orphan_frags_rx, paged_bytes
-from lateack.nodes.stack.skb import HEADROOM, SkBuff, kfree_skb, skb_length, skb_orphan
+from lateack.nodes.stack.skb import (
+    HEADROOM,
+    SkBuff,
+    kfree_skb,
+    read_frags,
+    skb_length,
+    skb_linear,
+    skb_orphan,
+)
 from lateack.nodes.stack.skb_copy import clone_copies, must_copy, pskb_expand_head, skb_clone
 from lateack.nodes.stack.skb_cut import pskb_pull_tail
 
@@ -52,6 +61,8 @@ class BridgeConfig(Record):
     expand: bool = False
     orphans: bool = False
     socket_buffer: int = 212_992
+    address: int = 0
+    """The host's IPv4 address on this bridge, where it answers (see echo); 0 where nobody is to find it."""
 
 
 class Port(Protocol):
@@ -70,8 +81,8 @@ class Bridge:
     """The part of the backend that passes packets on; `fresh` says that somebody was given one who has yet to look."""
 
     __slots__ = (
-        "card", "config", "copied_bytes", "crossed", "effects", "fresh", "gates", "memory", "mirror", "pool", "ports",
-        "slab", "socket", "tap", "touches",
+        "card", "config", "copied_bytes", "crossed", "echo", "effects", "fresh", "gates", "memory", "mirror", "pool",
+        "ports", "slab", "socket", "tap", "touches",
     )  # fmt: skip
     gates: Gates
 
@@ -88,6 +99,8 @@ class Bridge:
         self.mirror = Reader(MIRROR_PLACE, effects)
         self.socket = LocalSocket(SOCKET_PLACE, effects, pool, buffer=config.socket_buffer)
         self.ports: dict[bytes, Port] = {HOST_MAC: self.socket}
+        self.echo = EchoHost(config.address, HOST_MAC, self.ports) if config.address else None
+        self.socket.listener = self.echo
         self.touches = config.tap or config.mirror or config.expand or config.inspect_bytes > 0
         self.copied_bytes = 0
         self.fresh = False
@@ -103,12 +116,18 @@ class Bridge:
         linear = skb.tail - data
         head = self.memory.view[data : data + HEAD_BYTES].tobytes()  # a whole cell lies there, however short it is
         if not is_carried(head, linear, skb.shinfo.gso_size):
-            self._drop(skb, "neither TCP nor UDP over IPv4, or broken headers")
+            if self.echo is None:
+                self._drop(skb, "neither TCP nor UDP over IPv4, or broken headers")
+            else:
+                self._show_neighbours(skb)
             return
         if self.gates.ring_watched:
             seen = first_bytes(skb)
             self.gates.passed(RING_PLACE, dissect(seen, self.gates.addresses, skb_length(skb) - len(seen)))
         port = self.ports.get(head[:6])
+        if port is None and head[0] & 1 and self.echo is not None:
+            self._show_neighbours(skb)  # to everybody
+            return
         if (self.touches or port is not None) and not self._affords(skb):
             self._drop(skb, "no memory to copy or to cut the packet")
             return
@@ -147,6 +166,16 @@ class Bridge:
             self.copied_bytes += paged_bytes(skb)
         for segment in skb_gso_segment(skb, self.pool):
             port.queue_packet(segment)
+
+    def _show_neighbours(self, skb: SkBuff) -> None:
+        """Read what the emulator's own guests never send, such as ARP, at once, and give it to whom it is meant for."""
+        assert self.echo is not None
+        if not faults(skb, BRIDGE_PLACE, self.effects):
+            frame = skb_linear(skb) + b"".join(read_frags(skb))
+            kfree_skb(skb)
+            self.copied_bytes += len(frame)
+            self.fresh = self.crossed = True
+            self.echo.pass_on(frame)
 
     # --- what is done to packets on their way -------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ nothing is pinned; from the first pin on the host's own active entry rules, and 
 Everything here is plain state, and only what is pinned or mapped takes room, so that a host is cheap to copy.
 """
 
+from lateack.nodes.memory.atomics import Atomics
 from lateack.nodes.memory.grants import (
     GRANTS_PER_PAGE,
     GTF_in_use,
@@ -74,13 +75,14 @@ ENTRY_MEANT = 0xFFFF << 16 | GTF_type_mask
 # The same for a copy that leaves no trace: it must not find a bit that it would have to set, or to clear afterwards.
 ENTRY_READ_AT_ONCE = ENTRY_MEANT | GTF_in_use
 ENTRY_WRITTEN_AT_ONCE = ENTRY_READ_AT_ONCE | GTF_readonly
-NOT_IN_USE = ~GTF_in_use
+UNSTABLE_TRIES = 5
+"""How often Xen tries to mark an entry that its guest keeps changing, before it gives up (`_set_status_v1`)."""
 
 
 class Domain:
     """A domain as a lender: where its grant table lies, and an active entry for each reference that is pinned now."""
 
-    __slots__ = ("active", "domid", "first_half", "first_word", "memory", "nr_refs")
+    __slots__ = ("active", "atomics", "domid", "first_half", "first_word", "memory", "nr_refs")
 
     def __init__(self, memory: Memory, grant_frame: int, nr_grant_frames: int) -> None:
         """Find the table of `memory`'s domain in its frames from `grant_frame` on."""
@@ -90,6 +92,7 @@ class Domain:
         self.first_half = grant_frame * HALVES_PER_PAGE
         self.first_word = grant_frame * WORDS_PER_PAGE
         self.nr_refs = nr_grant_frames * GRANTS_PER_PAGE
+        self.atomics: Atomics | None = None
         # ref -> (pin, domid it is lent to, frame); there is an entry exactly while pin > 0.
         self.active: dict[int, tuple[int, int, int]] = {}
 
@@ -106,8 +109,8 @@ class Domain:
         words = memory.words
         word = self.first_word + ref * 2
         # Believe the guest's entry, this once (`_set_status_v1`). Xen swaps flags and domid in one cmpxchg, and gives
-        # up after five tries with a guest that keeps changing them. We load them once and store them once;
-        # grants.end_access says what that leaves open between processes.
+        # up after five tries with a guest that keeps changing them. Without `atomics` we load them once and store them
+        # once; grants.end_access says what that leaves open between processes.
         entry = words[word]
         if entry & ENTRY_MEANT != caller << 16 | GTF_permit_access:
             return GNTST_general_error
@@ -119,9 +122,28 @@ class Domain:
         frame = words[word + 1]
         if frame >= memory.frames:
             return GNTST_bad_page
-        words[word] = entry | used
+        if self.atomics is None:
+            words[word] = entry | used
+        elif not self.atomics.swap(word, entry, entry | used):
+            return self._pin_unstable(caller, ref, increment)
         self.active[ref] = (increment, caller, frame)
         return frame
+
+    def _pin_unstable(self, caller: int, ref: int, increment: int) -> int:
+        """Pin an entry that its guest has changed under our hands: look at it anew, and not for ever."""
+        atomics, words, word = self.atomics, self.memory.words, self.first_word + ref * 2
+        assert atomics is not None
+        writes = increment & GNTPIN_write_mask
+        for _ in range(UNSTABLE_TRIES - 1):
+            entry, frame = words[word], words[word + 1]
+            if entry & ENTRY_MEANT != caller << 16 | GTF_permit_access or (writes and entry & GTF_readonly):
+                return GNTST_general_error
+            if frame >= self.memory.frames:
+                return GNTST_bad_page
+            if atomics.swap(word, entry, entry | (GTF_in_use if writes else GTF_reading)):
+                self.active[ref] = (increment, caller, frame)
+                return frame
+        return GNTST_general_error
 
     def _pin_again(self, caller: int, ref: int, increment: int) -> int:
         pin, domid, frame = self.active[ref]
@@ -133,7 +155,10 @@ class Domain:
             flags = self.memory.halves[half]
             if flags & GTF_readonly:
                 return GNTST_general_error
-            self.memory.halves[half] = flags | GTF_in_use
+            if self.atomics is None:
+                self.memory.halves[half] = flags | GTF_in_use
+            else:
+                self.atomics.set_bits(half, GTF_in_use)
         self.active[ref] = (pin + increment, domid, frame)
         return frame
 
@@ -159,12 +184,18 @@ class Domain:
         half = self.first_half + ref * 4
         if pin == decrement:
             del self.active[ref]
-            self.memory.halves[half] &= NOT_IN_USE
+            self._clear(half, GTF_in_use)
             return
         pin -= decrement
         self.active[ref] = (pin, domid, frame)
         if decrement & GNTPIN_write_mask and not pin & GNTPIN_write_mask:
-            self.memory.halves[half] &= ~GTF_writing
+            self._clear(half, GTF_writing)
+
+    def _clear(self, half: int, bits: int) -> None:
+        if self.atomics is None:
+            self.memory.halves[half] &= ~bits
+        else:
+            self.atomics.clear_bits(half, bits)
 
     def live_pins(self) -> int:
         """Count all pins of all references."""

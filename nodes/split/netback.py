@@ -65,8 +65,8 @@ class Vif(GuestReceive):
     """One guest's interface: its rings, its requests that are not answered yet, and its queue of arrived frames."""
 
     __slots__ = (
-        "clock", "kick", "longest_held", "mac", "notifications", "outstanding", "peeked", "released", "staging", "tx",
-        "unpushed",
+        "clock", "kick", "longest_held", "mac", "notifications", "outstanding", "peeked", "polled", "released", "staging",
+        "tx", "unpushed",
     )  # fmt: skip
 
     def __init__(self, guest: str, domid: int, effects: list[Effect], clock: Clock | None = None) -> None:
@@ -82,6 +82,7 @@ class Vif(GuestReceive):
         self.unpushed = False
         self.notifications = 0
         self.peeked = 0
+        self.polled = 0  # packets since its ring was last looked into, where there is a budget
 
     # --- connecting ---------------------------------------------------------------------------------------------------
 
@@ -229,8 +230,10 @@ class Vif(GuestReceive):
     def _take_extras(self, tx: TxBackRing) -> int:
         """Take the extra slots behind the first request and answer each with RSP_NULL; return the GSO size."""
         gso_size, flags = 0, XEN_NETIF_EXTRA_FLAG_MORE
+        waiting = tx.unconsumed_requests()  # once: each answer makes room for another, and a liar's ring never ends
         while flags & XEN_NETIF_EXTRA_FLAG_MORE:
-            if not tx.unconsumed_requests():
+            waiting -= 1
+            if waiting < 0:
                 raise FatalRequest("an extra slot is missing")
             kind, flags, size, gso_type, _, _ = tx.get_extra()
             if kind == XEN_NETIF_EXTRA_TYPE_GSO:

@@ -97,6 +97,18 @@ class NetbackLife:
             interface.wanted = INIT_WAIT
             self._announce(interface, INIT_WAIT)
 
+    def plug(self, guest: str, domid: int) -> None:
+        """A guest has come while the host runs: its interface waits until the frontend says that it is there."""
+        self.interfaces[guest] = Interface(guest, domid)
+
+    def unplug(self, guest: str) -> bool:
+        """Forget a guest's interface; False, and nothing changes, unless it is closed and nothing of it in flight."""
+        interface = self.interfaces[guest]
+        if interface.leaving or interface.state not in (CLOSED, UNKNOWN):
+            return False
+        del self.interfaces[guest]
+        return True
+
     def frontend_changed(self, guest: str, state: int, keys: dict[str, str | int], now: Time) -> None:
         """A frontend has changed its state: go where that leads, as far as it goes at once.
 
