@@ -2,8 +2,9 @@
 
 Everything is read from the trace. `narrative_case` finds the one write and the one packet that a run is told around;
 here its way is told from the application to the end. The other files tell a part each: `narrative_owner` when the pages
-are given back and used again, `narrative_reading` what was read, with the bytes, `narrative_drivers` who came and went,
-and `narrative_datagrams` what guests sent besides.
+are given back and used again, `narrative_reading` what was read, with the bytes, `narrative_storage` what became of
+connections, servers and sessions, `narrative_drivers` who came and went, and `narrative_datagrams` what guests sent
+besides. `narrative_words` knows what each protocol calls its things.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -14,6 +15,8 @@ from lateack.cluster.narrative_datagrams import datagrams
 from lateack.cluster.narrative_drivers import drivers
 from lateack.cluster.narrative_owner import completion, frames_text, refill, rewritten
 from lateack.cluster.narrative_reading import BYTES_SHOWN, dump, kept_bytes, reading
+from lateack.cluster.narrative_storage import storage
+from lateack.cluster.narrative_words import words_of
 from lateack.cluster.trace import Trace, milliseconds
 from lateack.cluster.wire_oracle import SEQUENCES, Harm
 from lateack.nodes import facts
@@ -57,12 +60,12 @@ def _departure(case: Case) -> list[Moment]:
             detail.append(f"its data begin {dump(data[:BYTES_SHOWN])}")
     owner = owner_of(case)
     place, pages = f"at offset {fact.offset} of {fact.file}", frames_text(fact.frames)
-    sentence = f"The application wrote {fact.count} bytes {place} from {pages}: WRITE, xid {fact.xid:#010x}."
+    words = words_of(trace)
+    called = f"{words.write}, {words.number} {fact.xid:#010x}"
+    sentence = f"The application wrote {fact.count} bytes {place} from {pages}: {called}."
     if owner != case.write.node:
-        sentence = (
-            f"For the disk of {owner}, the backend wrote {fact.count} bytes {place} from the guest's {pages}: WRITE, "
-        )
-        sentence += f"xid {fact.xid:#010x}."
+        wrote = f"For the disk of {owner}, the backend wrote {fact.count} bytes"
+        sentence = f"{wrote} {place} from the guest's {pages}: {called}."
     return [moment_at(trace, case.write.issued, sentence, *detail)]
 
 
@@ -112,7 +115,7 @@ def _segment_again(case: Case) -> list[Moment]:
     )
     reasons = [each for each in (*late, *fast) if packet and each[1] == packet.flow and each[0] < case.frame]
     return [
-        moment_at(case.trace, place, f"{why}: TCP queued the same bytes again.")
+        moment_at(case.trace, place, f"{why}: {words_of(case.trace).transport} queued the same bytes again.")
         for place, _, why in sorted(reasons)[:1]
     ]
 
@@ -126,7 +129,9 @@ def _call_again(case: Case) -> list[Moment]:
     told = []
     for place in called_again(case)[:1]:
         waited = milliseconds(trace[place][0] - trace[write.issued][0])
-        sentence = f"{why}: RPC sent the call again after {waited} ms, under its old xid."
+        words = words_of(trace)
+        old = f"under its old {words.number}"
+        sentence = f"{why}: {words.caller} sent the {words.request} again after {waited} ms, {old}."
         told.append(moment_at(trace, place, sentence, "to the transport its bytes are new ones"))
     return told
 
@@ -265,6 +270,7 @@ TELLERS: tuple[Callable[[Case], list[Moment]], ...] = (
     reading,
     _at_server,
     _ending,
+    storage,
     drivers,
     _obstacles,
 )

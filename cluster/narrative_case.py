@@ -90,6 +90,15 @@ def owner_of(case: Case) -> str:
     return (named or disks or [case.write.node])[0]
 
 
+def numbers_of(trace: Trace, write: Write) -> set[int]:
+    """Return the numbers under which a write went: its own, and those under which it was issued again."""
+    numbers = {write.fact.xid}
+    for _, _, node, again in trace.of_type(facts.WriteReissued):
+        if node == write.node and again.former in numbers:
+            numbers.add(again.xid)
+    return numbers
+
+
 def refilled(case: Case) -> int:
     """Return where the application first refilled frames of the write, or -1."""
     frames, owner = set(case.write.fact.frames), owner_of(case)
@@ -130,10 +139,12 @@ def is_under_way(case: Case, place: int) -> bool:
 
 def called_again(case: Case) -> list[int]:
     """Return where RPC sent the write's call again, up to the packet that decided."""
-    key, end = (case.write.node, case.write.fact.xid), case.frame if case.frame >= 0 else len(case.trace)
-    calls = case.trace.placed(facts.CallTransmitted, case.write.issued)
+    end = case.frame if case.frame >= 0 else len(case.trace)
+    numbers = numbers_of(case.trace, case.write)
     return [
-        place for place, _, node, call in calls if (node, call.xid) == key and call.transmission > 1 and place < end
+        place
+        for place, _, node, call in case.trace.placed(facts.CallTransmitted, case.write.issued)
+        if node == case.write.node and call.xid in numbers and call.transmission > 1 and place < end
     ]
 
 

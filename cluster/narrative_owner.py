@@ -6,10 +6,12 @@ from lateack.cluster.narrative_case import (
     in_private,
     is_under_way,
     moment_at,
+    numbers_of,
     owner_of,
     refilled,
     waits_of,
 )
+from lateack.cluster.narrative_words import words_of
 from lateack.cluster.trace import milliseconds, ranges_text
 from lateack.nodes import facts
 
@@ -26,7 +28,8 @@ def completion(case: Case) -> list[Moment]:
         return [_given_up(case, aborted, deferred)]
     told = []
     if deferred >= 0:
-        sentence = "The reply came, but the completion was deferred: the stack still used the pages of the write."
+        answer = words_of(case.trace).answer
+        sentence = f"The {answer} came, but the completion was deferred: the stack still used the pages of the write."
         told.append(moment_at(case.trace, deferred, sentence, *_released(case, deferred)))
     if case.write.completed > case.write.issued:
         told.append(_completed(case, deferred))
@@ -35,7 +38,8 @@ def completion(case: Case) -> list[Moment]:
 
 def _given_up(case: Case, aborted: int, deferred: int) -> Moment:
     waited = milliseconds(case.trace[aborted][0] - case.trace[case.write.issued][0])
-    sentence = f"No reply had come after {waited} ms, and the application gave up on the call"
+    words = words_of(case.trace)
+    sentence = f"No {words.answer} had come after {waited} ms, and the application gave up on the {words.request}"
     if deferred < 0:
         return moment_at(case.trace, aborted, f"{sentence}{_meanwhile(case, aborted)}: {_handed_back(case)}.")
     place = refilled(case)
@@ -47,14 +51,13 @@ def _completed(case: Case, deferred: int) -> Moment:
     trace, (issued, done, _, _) = case.trace, case.write
     if deferred >= 0:
         waited = milliseconds(trace[done][0] - trace[deferred][0])
-        return moment_at(
-            trace, done, f"The last user of the pages let go, {waited} ms after the reply: {_handed_back(case)}."
-        )
+        after = f"{waited} ms after the {words_of(trace).answer}"
+        return moment_at(trace, done, f"The last user of the pages let go, {after}: {_handed_back(case)}.")
     took, meanwhile = milliseconds(trace[done][0] - trace[issued][0]), _meanwhile(case, done)
     if 0 <= _place_of(case, facts.ReplyMatched) < done:
-        sentence = f"The reply completed the write after {took} ms{meanwhile}: {_handed_back(case)}."
+        sentence = f"The {words_of(trace).answer} completed the write after {took} ms{meanwhile}: {_handed_back(case)}."
         return moment_at(trace, done, sentence, *_released(case, done))
-    sentence = f"The write was completed after {took} ms, before any reply to it had come{meanwhile}"
+    sentence = f"The write was completed after {took} ms, before any {words_of(trace).answer} to it had come{meanwhile}"
     return moment_at(trace, done, f"{sentence}: {_handed_back(case)}.")
 
 
@@ -115,9 +118,9 @@ def _contents(fact: facts.BufferRefilled | facts.BufferRewritten) -> tuple[str, 
 
 def _place_of(case: Case, kind: type[facts.CallAborted | facts.CompletionDeferred | facts.ReplyMatched]) -> int:
     """Return where such a fact was recorded first of the call that carried the write, or -1."""
-    key = (case.write.node, case.write.fact.xid)
+    numbers = numbers_of(case.trace, case.write)
     found = case.trace.placed(kind, case.write.issued)
-    return next((place for place, _, node, fact in found if (node, fact.xid) == key), -1)
+    return next((place for place, _, node, fact in found if node == case.write.node and fact.xid in numbers), -1)
 
 
 def _released(case: Case, before: int) -> list[str]:

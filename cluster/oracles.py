@@ -22,6 +22,7 @@ from lateack.nodes.facts import (
     WriteCompleted,
     WriteExecuted,
     WriteIssued,
+    WriteReissued,
 )
 
 
@@ -45,6 +46,9 @@ def corrupt_at_rest(trace: Trace) -> list[Harm]:
     """The server put bytes into a file that no write had, or a completed write is not there at the end."""
     writes = writes_of(trace)
     issued = {(node, fact.xid): place for place, _, node, fact in writes}
+    for _, _, node, again in trace.of_type(WriteReissued):
+        if (node, again.former) in issued:
+            issued[node, again.xid] = issued[node, again.former]
     executed = [
         _badly_executed(trace, place, fact, issued.get((fact.client, fact.xid), -1))
         for place, fact in _wrongly_executed(trace, writes)
@@ -55,6 +59,9 @@ def corrupt_at_rest(trace: Trace) -> list[Harm]:
 def writes_of(trace: Trace) -> list[Write]:
     """Return the applications' writes, in the order of the trace."""
     done = {(node, fact.xid): place for place, _, node, fact in trace.placed(WriteCompleted)}
+    for _, _, node, fact in reversed(trace.of_type(WriteReissued)):
+        if (node, fact.xid) in done:
+            done[node, fact.former] = done[node, fact.xid]
     return [
         Write(place, done.get((node, fact.xid), -1), node, fact) for place, _, node, fact in trace.placed(WriteIssued)
     ]
@@ -63,6 +70,8 @@ def writes_of(trace: Trace) -> list[Write]:
 def _wrongly_executed(trace: Trace, writes: list[Write]) -> list[tuple[int, WriteExecuted]]:
     """Every WRITE that the server executes must carry bytes that its client meant under that xid: return the others."""
     meant = {(node, fact.xid, fact.file, fact.offset, fact.count, fact.digest) for _, _, node, fact in writes}
+    for _, _, node, again in trace.of_type(WriteReissued):
+        meant |= {(node, again.xid, *write[2:]) for write in meant if write[:2] == (node, again.former)}
     return [
         (place, fact)
         for place, _, _, fact in trace.placed(WriteExecuted)

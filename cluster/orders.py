@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 
 from msgspec.structs import replace
 
+from lateack.cluster.orders_iscsi import iscsi_parameters, pages_for_pdus
 from lateack.cluster.scenario import Scenario
 from lateack.nodes.application import frames_needed
 from lateack.nodes.backend import BackendConfig
@@ -24,6 +25,7 @@ from lateack.nodes.server import ServerConfig
 from lateack.nodes.stack.egress import DriverConfig
 from lateack.nodes.stack.host import HostAddress
 from lateack.nodes.stack.tcp import TcpParameters
+from lateack.nodes.storage.drbd import DrbdTerms
 from lateack.nodes.storage.nfs import FILE_SYNC, UNSTABLE
 from lateack.nodes.storage.rpc_client import RpcTimeouts
 
@@ -86,7 +88,8 @@ class Orders:
             retries_max=scenario.tcp.retries,
             host_queue_check=scenario.tcp.host_queue_check,
         )
-        self._check_memory()
+        if scenario.kind != "rdma":  # whose hosts have no receive buffers and no socket buffers; see orders_rdma
+            self._check_memory()
         self.backend = self._backend()
         self.server = self._server()
         self.links = self._links()
@@ -103,7 +106,7 @@ class Orders:
         workload = scenario.workload
         buffers = frames_needed(workload.buffers, workload.write_size, workload.reuse)
         chatting = max(frames_of(self._datagrams(guest)) for guest in self.guests)
-        needed = 3 + scenario.guests.rx_buffers + buffers + chatting + GUEST_PAGES_LEFT
+        needed = 3 + scenario.guests.rx_buffers + buffers + chatting + GUEST_PAGES_LEFT + pages_for_pdus(scenario)
         if workload.transport == "udp" and workload.write_size > UDP_WRITE_MAX:
             raise LateackError(
                 f"workload.write_size is {workload.write_size}, and a WRITE over UDP carries at most {UDP_WRITE_MAX} "
@@ -158,6 +161,14 @@ class Orders:
             reuse=scenario.workload.reuse,
             abort=scenario.workload.abort,
             tap=scenario.guests.tap,
+            reconnect=scenario.rpc.reconnect,
+            releases_early=scenario.workload.release == "reply",
+            passes=scenario.workload.passes,
+            capture=scenario.links.capture,
+            stable_pages=scenario.workload.stable_pages,
+            iscsi=iscsi_parameters(scenario),
+            drbd=DrbdTerms(scenario.drbd.protocol, scenario.drbd.digest),
+            ceph_crc=scenario.ceph.crc,
         )
 
     def _on_metal(self, config: ClientConfig) -> ClientConfig:
@@ -186,8 +197,9 @@ class Orders:
         """Return what a guest is told whose disk the backend keeps."""
         workload = self.scenario.workload
         return BlockGuestConfig(
-            name, BACKEND, self.files[name], workload.buffers, workload.write_size, workload.reuse, self.rules[name]
-        )
+            name, BACKEND, self.files[name], workload.buffers, workload.write_size, workload.reuse, self.rules[name],
+            workload.passes,
+        )  # fmt: skip
 
     def block_backend(self, root: bytes, seed: int) -> BlockBackendConfig:
         """Return what a backend is told that keeps its guests' disks on the server."""
@@ -211,6 +223,8 @@ class Orders:
             queue_frames=host.queue_frames,
             driver=host.driver,
             gso=host.gso,
+            reconnect=scenario.rpc.reconnect,
+            releases_early=scenario.workload.release == "reply",
             # However small a guest is: its requests may all show one page, and copies are made here for each.
             pages=BACKEND_PAGES + BACKEND_PAGES_PER_GUEST * len(self.guests),
             first_xid=seed * 0x9E37_79B1 & 0x7FFF_FFFF,
@@ -267,7 +281,7 @@ class Orders:
 
     def _card_of(self, name: str) -> str:
         """Return the machine through whose card frames for this one come."""
-        return name if self.scenario.kind == "metal" else BACKEND
+        return name if self.scenario.kind in ("metal", "rdma") else BACKEND
 
     def _network(self) -> NetworkConfig:
         return NetworkConfig(
@@ -281,20 +295,26 @@ class Orders:
         )
 
     def _server(self) -> ServerConfig:
-        server = self.scenario.server
+        server, others = self.scenario.server, self.addresses.others
         return ServerConfig(
             name=SERVER,
             network=NETWORK,
             address=self.addresses.server,
             neighbours={address.ip: address.mac for address in self.addresses.others.values()},
             clients={address.ip: name for name, address in self.addresses.others.items()},
+            files=tuple((others[name].ip, file) for name, file in self.files.items() if name in others),
             tcp=self.tcp if server.rto_min_ms is None else replace(self.tcp, rto_min=server.rto_min_ms * MS),
             mtu=self.scenario.links.mtu,
             drc=server.drc,
             drc_entries=server.drc_entries,
             drc_expiry=server.drc_expiry_s * S,
+            drc_port=server.drc_port,
+            drc_high_water=server.drc_high_water,
+            execute=server.execute_us * US,
             protocol=self.scenario.workload.protocol,
+            iscsi=iscsi_parameters(self.scenario),
             reboot=server.reboot_ms * MS,
+            rules=self.rules.get(SERVER, ()),
             audit_chunk=self.scenario.workload.write_size,
             pages=self._server_pages(),
         )

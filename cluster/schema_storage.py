@@ -15,11 +15,12 @@ class Server(Section):
     drc: Literal["checksum", "no-checksum", "none", "ganesha-like"] = Field(
         default="checksum",
         description="what tells a repeated call: xid and 256 bytes of arguments (2013), xid alone, nothing; "
-        "ganesha-like keeps a table per connection and lets it go with its last request",
+        "ganesha-like keeps a table per connection, whose replies go as newer ones come and not with time",
     )
     drc_entries: Annotated[StrictInt, Field(ge=1, le=1_000_000)] = Field(default=1024, description="replies remembered")
     drc_expiry_s: Annotated[StrictInt, Field(ge=1, le=86_400)] = Field(
-        default=120, description="how long they are remembered"
+        default=120,
+        description="how long they are remembered; ganesha-like: how long the table of a client that is gone is kept",
     )
     rto_min_ms: Milliseconds | None = Field(
         default=None, description="the server's own shortest retransmission timeout; the guests' unless it is given"
@@ -29,6 +30,12 @@ class Server(Section):
     )
     drc_port: StrictBool = Field(
         default=True, description="whether the cache's key holds the client's port, which a new connection may change"
+    )
+    drc_high_water: Annotated[StrictInt, Field(ge=1, le=1_000_000)] = Field(
+        default=64, description="ganesha-like: the replies that a table holds before the oldest may go"
+    )
+    execute_us: Annotated[StrictInt, Field(ge=0, le=60_000_000)] = Field(
+        default=0, description="how long the server executes a call; one that comes again meanwhile is dropped"
     )
     reboot_ms: Milliseconds = Field(default=200, description="how long a server that crashed is gone")
 
@@ -94,4 +101,7 @@ class Rdma(Section):
     ack_timeout_ms: Milliseconds = Field(default=100, description="how long the adapter waits for an acknowledgement")
     retries: Annotated[StrictInt, Field(ge=0, le=7)] = Field(
         default=7, description="retry_cnt: so often it sends again before the queue pair fails"
+    )
+    remote_invalidation: StrictBool = Field(
+        default=False, description="whether the server takes back its right to read with each reply (RFC 8167)"
     )

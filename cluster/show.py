@@ -45,7 +45,7 @@ def print_list() -> None:
     """Print stories and strategies, one line each."""
     out = console()
     rows = [("stories", name, load_story(name).title) for name in list_stories()]
-    for side in plugins.SIDES:
+    for side in plugins.FAMILIES:
         rows += [(f"{side} strategies", name, plugins.summary(side, name)) for name in plugins.names(side)]
     width = max(len(name) for _, name, _ in rows)
     heading = ""
@@ -131,6 +131,7 @@ def print_pairs(results: Sequence["Result"]) -> None:
     out.print(_title(results))
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     netback = results[0].scenario.kind == "split"
+    family = plugins.family_of("guest", results[0].scenario.kind)
     names = [("guest", 0), ("backend", 0)] if netback else [("strategy", 0)]
     for heading, width in (*names, ("harms", len("corrupt-at-rest,")), ("copies/byte", 0)):
         table.add_column(heading, no_wrap=not width, min_width=width)
@@ -139,7 +140,7 @@ def print_pairs(results: Sequence["Result"]) -> None:
     for result in results:
         verdict = result.verdict
         table.add_row(
-            plugins.called("guest", verdict.guest),
+            plugins.called(family, verdict.guest),
             *([plugins.called("backend", verdict.backend)] if netback else []),
             _outcome(verdict),
             "\n".join(_copies(verdict)),

@@ -64,6 +64,8 @@ class BlockBackendConfig(Record):
     pages: int = 2048
     first_xid: int = 1
     isn: int = 1
+    reconnect: str = "never"
+    releases_early: bool = False
     rules: tuple[Rule, ...] = ()
 
 
@@ -110,7 +112,8 @@ class BlockBackend:
         first_xid = (config.first_xid + domid * XIDS_PER_DISK) & 0x7FFF_FFFF
         mount = NfsMount(
             config.name, config.server, config.root, config.transport, config.rpc, config.stable, first_xid,
-            config.unmount, aborts=config.abort,
+            config.unmount, aborts=config.abort, reconnect=config.reconnect,
+            releases_early=config.releases_early,
         )  # fmt: skip
         return NfsDisk(Vbd(guest, domid, image, self.hypervisor), NfsClient(mount, self.stack, image, self.strategy))
 
@@ -202,7 +205,7 @@ class BlockBackend:
 
     def _arm_rpc_timer(self) -> None:
         """Wake up at the earliest timeout of a call; an earlier wake-up that is on its way does as well."""
-        deadlines = [disk.nfs.rpc.deadline for disk in self.disks.values()]
+        deadlines = [disk.nfs.next_deadline() for disk in self.disks.values()]
         deadline = min([each for each in deadlines if each is not None], default=None)
         if deadline is not None and (self.rpc_armed is None or deadline < self.rpc_armed):
             self.rpc_armed = deadline

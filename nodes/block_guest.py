@@ -33,6 +33,7 @@ class BlockGuestConfig(Record):
     write_size: int = 32768
     reuse: str = IN_PLACE
     rules: tuple[Rule, ...] = ()
+    passes: int = 1
 
 
 class BlockGuest:
@@ -48,7 +49,7 @@ class BlockGuest:
         self.copier = Copier(
             source, config.file, memory, self.effects,
             first_frame=memory.frames - frames, buffers=config.buffers, write_size=config.write_size,
-            reuse=config.reuse,
+            reuse=config.reuse, passes=config.passes,
         )  # fmt: skip
         self.closing = False
         self.gates: Gates | None = None
@@ -133,6 +134,7 @@ class BlockGuest:
             copier.fail(f"the disk answered a write with status {bio.status}")
         elif not copier.over and copier.refill(bio.buffer):
             self._write([bio.buffer])
+        self._write(copier.next_pass())
 
     def _close_when_finished(self) -> None:
         """Every byte is on the disk: close it; the copy is finished when the backend has closed it, too."""

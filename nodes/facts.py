@@ -38,9 +38,11 @@ from lateack.nodes.facts_storage import (
     Reconnecting as Reconnecting,
     ServerCrashed as ServerCrashed,
     ServerRestarted as ServerRestarted,
+    RewriteDeferred as RewriteDeferred,
     SessionRecovered as SessionRecovered,
     VerifierChanged as VerifierChanged,
     WorkCompleted as WorkCompleted,
+    WriteReissued as WriteReissued,
 )
 
 # --- the application and its page buffers (guest) ---------------------------------------------------------------------
@@ -370,8 +372,10 @@ AnyFact = (
     | ServerRestarted
     | Reconnecting
     | ConnectionCut
+    | WriteReissued
     | VerifierChanged
     | DigestFailed
+    | RewriteDeferred
     | SessionRecovered
     | MemoryRegistered
     | MemoryInvalidated

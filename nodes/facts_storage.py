@@ -41,6 +41,13 @@ class ConnectionCut(Fact, frozen=True, gc=False, tag=True):
     flow: str
 
 
+class WriteReissued(Fact, frozen=True, gc=False, tag=True):
+    """A write of the application goes on under another number of its protocol; the same bytes are meant."""
+
+    former: int
+    xid: int
+
+
 class VerifierChanged(Fact, frozen=True, gc=False, tag=True):
     """A COMMIT came back under another verifier than its WRITE: the bytes may be lost, and are sent again."""
 
@@ -66,6 +73,13 @@ class SessionRecovered(Fact, frozen=True, gc=False, tag=True):
 
     protocol: str
     commands: int
+
+
+class RewriteDeferred(Fact, frozen=True, gc=False, tag=True):
+    """Who would rewrite a buffer that is being written under `xid` waits until that is done: its pages are stable."""
+
+    xid: int
+    buffer: int
 
 
 class MemoryRegistered(Fact, frozen=True, gc=False, tag=True):

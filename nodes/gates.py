@@ -9,7 +9,7 @@ pass while it is on, and `GateClosed` and `GateOpened` tell of that; every other
     *.tap *.socket *.mirror *.reader *.rx      whoever was given a packet does not read it
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from typing import Protocol
 
 from lateack.nodes.facts import Fact, GateClosed, GateOpened, Parked
@@ -149,12 +149,27 @@ class Gates(NicWatcher):
             switch.off()
 
 
+class Gated(Protocol):
+    """A queue that is kept back while it is `closed`."""
+
+    closed: bool
+
+    @property
+    def queue(self) -> Sized:
+        """What waits."""
+        ...
+
+    def open(self) -> None:
+        """Let everything that waits go on."""
+        ...
+
+
 class QueueGate:
     """The gate behind a host's queue, or in front of its card's DMA."""
 
     __slots__ = ("gated",)
 
-    def __init__(self, gated: Egress | Nic) -> None:
+    def __init__(self, gated: Gated) -> None:
         self.gated = gated
 
     def on(self) -> None:

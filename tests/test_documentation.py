@@ -130,7 +130,7 @@ def test_the_entry_points_of_the_readme_are_those_that_are_looked_for() -> None:
     [(group, names)] = tomllib.loads(block.text)["project"]["entry-points"].items()
     shown = {block.file.removesuffix(".py"): block.text for block in blocks("README.md")}
 
-    assert group in {f"lateack.{side}_strategies" for side in plugins.SIDES}
+    assert group in {f"lateack.{side}_strategies" for side in plugins.FAMILIES}
     for target in names.values():
         module, _, attribute = target.partition(":")
         assert f"class {attribute}(GuestStrategy)" in shown[module]

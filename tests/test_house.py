@@ -13,7 +13,10 @@ HOME = Path(__file__).parent.parent
 SOURCES = sorted(path for top in ("nodes", "cluster") for path in (HOME / top).rglob("*.py"))
 NODES = [path for path in SOURCES if path.is_relative_to(HOME / "nodes")]
 CLUSTER = [path for path in SOURCES if path.is_relative_to(HOME / "cluster")]
-MACHINES = ("guest", "metal", "loopback", "block_guest", "backend", "block_backend", "network", "server")
+MACHINES = (
+    "guest", "metal", "loopback", "block_guest", "backend", "block_backend", "network", "server", "rdma_host",
+    "rdma_server",
+)  # fmt: skip
 DATA_FORMATS = {"msgspec", "msgpack", "xxhash", "crc32c"}
 LINES_MAX = 400
 # In two parts, so that this very file does not say them.

@@ -38,7 +38,8 @@ def floor_run(shape: Shape) -> tuple[list[Fact], Sink]:
     plan = FloorPlan(shape)
     memories = {GUEST: Memory(1, shape.frames)}
     machines = {
-        part.name: plan.build(part.name, memories=memories, store=None, root=b"", input=None) for part in plan.parts
+        part.name: plan.build(part.name, memories=memories, store=None, root=b"", input=None, incarnation=0)
+        for part in plan.parts
     }
     trace = VirtualWorld(machines, {}, 10 * S).run()
     sink = machines["server"]

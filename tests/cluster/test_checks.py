@@ -5,6 +5,11 @@ import pytest
 from lateack.cluster.scenario import ScenarioError, load
 
 MISFITS = {
+    "workload.release=reply": (
+        "workload.release means nothing unless workload.stable is unstable: no COMMIT is waited for."
+    ),
+    "faults.cut={reset: {protocol: udp}}": ("faults.cut.reset means nothing over udp: there is no connection to cut."),
+    "faults.cut={reset: {from: gest1}}": "faults.cut.reset.from names no machine: 'gest1'; the nearest is 'guest1'.",
     "faults.acks.since.frame.from=guest2": "faults.acks.since.frame.from names no machine: 'guest2'; the nearest is "
     "'guest1'.",
     "faults.acks.hold.to=sever": "faults.acks.hold.to names no machine: 'sever'; the nearest is 'server'.",
@@ -37,6 +42,9 @@ MISFITS = {
     "faults.egress.gate=backend.socket": (
         "faults.egress.gate names backend.socket, where nothing waits without datagrams to 'host'."
     ),
+    "faults.egress={crash: server, until: {fact: ReplyMatched}}": (
+        "faults.egress.until means nothing: the server is back by itself, after server.reboot_ms."
+    ),
     "strategies.guest=on-repli": "strategies.guest names no strategy: 'on-repli'; the nearest is 'on-reply'.",
 }
 
@@ -51,6 +59,9 @@ def test_parts_that_do_not_fit_are_told(override: str, sentence: str) -> None:
 
 
 MEANINGLESS = {
+    ("udp-retransmit", "rpc.reconnect=same-port"): (
+        "rpc.reconnect means nothing where workload.transport is udp: there is no connection to lose."
+    ),
     ("block-path", "host.mirror=true"): "host.mirror means nothing where kind is block, only where it is split.",
     ("block-path", "guests.tap=true"): (
         "guests.tap means nothing where kind is block, only where it is split, metal or loopback."
@@ -59,7 +70,10 @@ MEANINGLESS = {
         "host.device means nothing where kind is loopback, only where it is split, metal or block."
     ),
     ("late-ack-metal", "faults.egress={crash: backend}"): (
-        "faults.egress.crash names no machine to which that can be done: 'backend': a scenario of this kind has none."
+        "faults.egress.crash names no machine to which that can be done: 'backend'; the nearest is 'server'."
+    ),
+    ("loopback-server", "faults={death: {crash: server}}"): (
+        "faults.death.crash names no machine to which that can be done: 'server': a scenario of this kind has none."
     ),
 }
 

@@ -40,6 +40,16 @@ def test_a_rule_says_what_the_story_says() -> None:
     )
 
 
+def test_what_a_crash_kills_depends_on_the_machine() -> None:
+    """On the backend it is netback alone; the server dies as a whole."""
+    scenario = load("calm", ["faults={one: {crash: backend}, other: {crash: server}}"])
+
+    (one,), (other,) = rules_at(scenario, "backend"), rules_at(scenario, "server")
+
+    assert (one.action, one.place) == ("crash", "backend.netback")
+    assert (other.action, other.place) == ("crash", "server.nfsd")
+
+
 def test_the_forms_of_a_trigger_mean_the_same() -> None:
     """One condition, a list of one, and `any` with one are the same trigger, but for its nth."""
     condition = {"fact": "Parked", "where": {"place": "backend.nic"}}
@@ -59,6 +69,16 @@ def test_single_frames_are_dropped_by_number() -> None:
     [rule] = rules_at(scenario, "network")
 
     assert (rule.action, rule.nth, rule.since, rule.until) == ("drop", (1, 3), None, None)
+
+
+def test_a_firewall_is_a_rule_of_the_network() -> None:
+    """What it refuses is named as any frame is, down to the port."""
+    fault = {"reset": {"from": "guest1", "port": 700}, "nth": [1]}
+    scenario = from_raw({"story": "cut", "faults": {"firewall": fault}})
+
+    [rule] = rules_at(scenario, "network")
+
+    assert (rule.action, rule.frames, rule.nth) == ("reset", FrameMatch(source="guest1", port=700), (1,))
 
 
 def test_values_that_are_lists_match_tuples() -> None:

@@ -30,11 +30,15 @@ FILE_MISTAKES = {
         "mine.yaml line 3: unknown key 'faults.late.hold.form'; the nearest is 'faults.late.hold.from'."
     ),
     "faults:\n  late:\n    since: {fact: Parked}\n": (
-        "mine.yaml line 2: faults.late needs exactly one of 'hold', 'drop', 'gate', 'rewrite', 'forge', 'detach' and "
-        "'crash'."
+        "mine.yaml line 2: faults.late needs exactly one of 'hold', 'drop', 'reset', 'gate', 'rewrite', 'forge', "
+        "'detach' and 'crash'."
     ),
     "faults:\n  late:\n    gate: backend.nic\n    until:\n    - fact: Parked\n    - {node: backend}\n": (
         "mine.yaml line 6: faults.late.until.1 needs either 'frame' or 'fact'."
+    ),
+    "faults:\n  late:\n    gate: backend.nic\n    nth: [1]\n": (
+        "mine.yaml line 2: faults.late has 'nth', which picks frames to 'hold', 'drop' or 'reset' (a trigger has its "
+        "own)."
     ),
     "requires:\n- node: guest1\n": "mine.yaml line 2: requires.0.fact is missing.",
     "expect:\n- harms:\n  - stale\n": (

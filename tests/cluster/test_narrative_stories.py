@@ -136,7 +136,8 @@ def test_a_suppressed_retransmission_is_told() -> None:
 def test_what_is_told_is_in_the_trace(story: str) -> None:
     """Under every strategy: few moments, a reply only where one came, nothing calm where something went wrong."""
     scenario = load_story(story)
-    pairs = [(name, None) for name in plugins.names("guest")] + [(None, name) for name in plugins.names("backend")]
+    guests, backends = plugins.names_for(scenario.kind), plugins.names("backend")
+    pairs = [(name, None) for name in guests] + [(None, name) for name in backends]
     with Session("virtual") as session:
         for guest, backend in pairs:
             result = session.run(scenario.replaced(guest=guest, backend=backend))

@@ -24,6 +24,7 @@ from lateack.nodes.facts import (
     WriteCompleted,
     WriteExecuted,
     WriteIssued,
+    WriteReissued,
 )
 
 FLOW = "10.0.0.1:700>10.0.0.9:2049"
@@ -451,3 +452,22 @@ def test_the_names_alone_are_those_of_the_sentences(told: int) -> None:
     names = harms(trace)
 
     assert names == sorted({harm.name for oracle in oracles.ORACLES for harm in oracle(trace)})
+
+
+# --- writes that go on under another number ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("digest", "found"), [(7, []), (8, ["corrupt-at-rest"])])
+def test_a_write_that_is_reissued_is_judged_by_what_it_meant_at_first(digest: int, found: list[str]) -> None:
+    """Twice reissued and completed under the last number: nobody waits, and the bytes must be those of the first."""
+    trace = trace_of(
+        ("guest1", WriteIssued(1, "f", 0, 10, 7, 0, (5,))),
+        ("guest1", WriteReissued(1, 2)),
+        ("guest1", WriteReissued(2, 3)),
+        ("server", WriteExecuted(3, "guest1", "f", 0, 10, digest)),
+        ("guest1", WriteCompleted(3, "f", 0, 10, 1)),
+        ("guest1", CopyFinished("f", 10)),
+    )
+
+    assert harms(trace) == found
+    assert sorted({harm.name for oracle in oracles.ORACLES for harm in oracle(trace)}) == found

@@ -19,7 +19,7 @@ from lateack.nodes.backend import Backend
 from lateack.nodes.block_backend import BlockBackend
 from lateack.nodes.block_guest import BlockGuest
 from lateack.nodes.client import Client
-from lateack.nodes.facts import CopyFinished, Fact, GateClosed, LeftOver
+from lateack.nodes.facts import CopyFinished, Counted, Fact, GateClosed, LeftOver
 from lateack.nodes.messages import Frames, Noticed, Notify
 from lateack.nodes.network import Network
 from lateack.nodes.node import (
@@ -29,6 +29,7 @@ from lateack.nodes.node import (
     CancelTimer,
     Effect,
     Event,
+    Halt,
     Node,
     Received,
     S,
@@ -389,3 +390,92 @@ def test_no_machine_waits_for_the_garbage_collector(story: str) -> None:
         gc.enable()
 
     assert left == []
+
+
+# --- machines that die ------------------------------------------------------------------------------------------------
+
+
+class Mortal:
+    """Sends and dies at its first message; each life is told how many there were before it."""
+
+    def __init__(self, deaths: int) -> None:
+        self.deaths = deaths
+        self.closed = False
+        self.seen: list[tuple[int, Event]] = []
+
+    def handle(self, event: Event, now: int) -> Sequence[Effect]:
+        """Set a timer at boot; die at a message; see `Node`."""
+        self.seen.append((now, event))
+        if isinstance(event, Boot):
+            return [Counted("life", self.deaths), SetTimer("late", now + 40 * MS)]
+        if isinstance(event, Received):
+            return [Counted("before", now), Halt(100 * MS), Counted("behind", now), Send("a", Frames((b"no",)))]
+        return []
+
+    def pending(self) -> int:
+        """Nothing to wait for."""
+        return 0
+
+    def close(self) -> None:
+        """Remember it."""
+        self.closed = True
+
+
+def mortal_world(calls: Sequence[int], duration: int = S) -> tuple[VirtualWorld, list[Mortal]]:
+    """Return a world in which one machine sends to a mortal one at these times (ns), and all lives of that one."""
+
+    def script(event: Event, now: int) -> Sequence[Effect]:
+        if isinstance(event, Boot):
+            return [SetTimer(str(at), at) for at in calls]
+        return [Send("m", Frames((b"x",)))] if isinstance(event, TimerFired) else []
+
+    lives = [Mortal(0)]
+
+    def rebuild(name: str, deaths: int) -> Node:
+        lives.append(Mortal(deaths))
+        return lives[-1]
+
+    machines: dict[str, Node] = {"a": Actor(script), "m": lives[0]}
+    return VirtualWorld(machines, {}, duration, rebuild), lives
+
+
+def test_what_is_behind_a_death_never_happens() -> None:
+    """Facts before it are kept; facts, messages and timers behind it are not, nor are timers set long before."""
+    world, lives = mortal_world([10 * MS])
+
+    trace = world.run()
+
+    assert [fact for _, _, _, fact in trace] == [Counted("life", 0), Counted("before", 10 * MS), Counted("life", 1)]
+    assert lives[0].closed
+    assert lives[0].seen == [(0, Boot()), (10 * MS, Received("a", Frames((b"x",))))]
+
+
+def test_a_machine_is_back_when_it_said_and_hears_nothing_before() -> None:
+    """A message to a host that is off is lost; the run waits for the boot though nobody else has work to do."""
+    world, lives = mortal_world([10 * MS, 20 * MS, 120 * MS])
+
+    world.run()
+
+    assert [at for at, event in lives[1].seen if isinstance(event, Boot)] == [110 * MS]
+    assert [at for at, event in lives[1].seen if isinstance(event, Received)] == [120 * MS]
+    assert [life.deaths for life in lives] == [0, 1, 2]
+
+
+def test_who_is_down_at_the_end_stays_so() -> None:
+    """The limit of the run is also that of who would be back later; nobody audits a dead machine."""
+    world, lives = mortal_world([10 * MS], duration=100 * MS)
+
+    world.run()
+
+    assert len(lives) == 1
+    assert not any(isinstance(event, Audit) for _, event in lives[0].seen)
+
+
+def test_a_closed_world_has_let_go_of_every_life() -> None:
+    """The one that is there at the end is closed with the world, those before it when they died."""
+    world, lives = mortal_world([10 * MS])
+    world.run()
+
+    world.close()
+
+    assert [life.closed for life in lives] == [True, True]

@@ -9,13 +9,15 @@ from lateack.nodes.facts import (
     BufferRefilled,
     CopyFinished,
     FrameSent,
+    Reconnecting,
     RetransmitTimedOut,
     VbdDisabled,
     WriteCompleted,
     WriteIssued,
 )
-from lateack.nodes.messages import Notify, Xenbus
+from lateack.nodes.messages import Frames, Notify, Xenbus
 from lateack.nodes.node import Received
+from lateack.nodes.stack.forged_reset import reset_for
 from lateack.nodes.strategies.guest import FragDestructors, FullCopy, GuestStrategy, OnReply
 from tests.nodes.one_block import Block
 from tests.nodes.one_guest import pattern
@@ -42,6 +44,27 @@ def test_a_file_reaches_the_server_through_the_disk() -> None:
 
     assert block.file("guest1") == pattern(100_000)
     assert [fact.count for fact in block.of(CopyFinished)] == [100_000, 100_000]
+    assert block.left_over() == []
+
+
+@pytest.mark.parametrize("strategy", [OnReply, FragDestructors, FullCopy])
+def test_a_lost_connection_is_opened_anew_under_the_disk(strategy: type[GuestStrategy]) -> None:
+    """The guest's pages stay mapped until the repeated calls are answered, and the guest never hears of it."""
+    block = Block({"guest1": pattern(20_000)}, strategy, reconnect="same-port")
+    block.passes = lambda target: target == "backend" or not block.of(WriteIssued)
+    block.boot()
+    lost = reset_for(block.held[-1][1])
+    assert lost is not None
+
+    block.passes = lambda target: True
+    block.handle("backend", Received("network", Frames((lost,))))
+    block.carry()
+    while len(block.of(CopyFinished)) < 2:
+        block.fire("backend")
+
+    assert [fact.port for fact in block.of(Reconnecting)] == [700]
+    assert block.file("guest1") == pattern(20_000)
+    assert block.of(AccessFault) == []
     assert block.left_over() == []
 
 

@@ -20,6 +20,7 @@ from lateack.nodes.memory.pages import HeadSlab, Memory, PagePool
 from lateack.nodes.messages import Frames, Notify
 from lateack.nodes.nfs_service import NfsService
 from lateack.nodes.node import MS, Audit, Boot, Effect, Received, SetTimer
+from lateack.nodes.rules import Rule
 from lateack.nodes.server import Server, ServerConfig
 from lateack.nodes.stack.host import HostAddress, IpStack
 from lateack.nodes.stack.nic import Nic
@@ -79,11 +80,11 @@ class Client:
 class Hand:
     """The server and two clients, with nothing but frames between them."""
 
-    def __init__(self, *, drc: str = "checksum") -> None:
+    def __init__(self, *, drc: str = "checksum", rules: tuple[Rule, ...] = ()) -> None:
         self.store = MemoryStore(handle_bytes=36)
         config = ServerConfig(
             "server", "network", HostAddress(SERVER_IP, SERVER_MAC), {GUEST_IP: GUEST_MAC, OTHER_IP: OTHER_MAC},
-            {GUEST_IP: "guest1", OTHER_IP: "guest2"}, TcpParameters(), drc=drc, audit_chunk=4096,  # type: ignore[arg-type]
+            {GUEST_IP: "guest1", OTHER_IP: "guest2"}, TcpParameters(), drc=drc, audit_chunk=4096, rules=rules,  # type: ignore[arg-type]
         )  # fmt: skip
         self.server = Server(config, self.store)
         self.facts: list[Fact] = []
