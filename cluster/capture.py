@@ -1,14 +1,18 @@
-"""Captures: every frame that passed an end of a link, as the file `capture.pcapng` that Wireshark and tshark read.
+"""Captures: every frame that passed an end of a link, in files that Wireshark and tshark read.
 
 One interface stands for one end: the card of a host, of the backend or of the server, or the loopback device of a host
-that serves itself. A frame that arrives is in the file twice, where it left and where it came, with the network's delay
-between them; one that was lost only where it left. Frames that carry a harm say so in a comment (`capture_comments`).
+that serves itself. `capture.pcapng` shows each frame once, where it left. For Wireshark follows a connection by its
+addresses and ports alone: with both ends in one file it takes each second sighting for a retransmission, or, where that
+comes sooner than the handshake took, for a segment out of order, and then calls its reassembly malformed. What each end
+saw, arrivals and all, is in a file of its own, as a sniffer there would have written it. Frames with a harm say so
+in comments (`capture_comments`).
 
 Format: pcapng (draft-ietf-opsawg-pcapng), written by python-pcapng.
 """
 
 import warnings
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,6 +41,13 @@ class CaptureError(LateackError):
     """A capture was asked for where there is no place for it, or it cannot be written."""
 
 
+class Shown(NamedTuple):
+    """A frame as a file shows it, and what is to be said of it."""
+
+    frame: Captured
+    comments: Sequence[str]
+
+
 class Split(NamedTuple):
     """A trace without captured frames, as it would be had nobody captured, and the frames."""
 
@@ -58,12 +69,48 @@ def split(trace: Trace) -> Split:
     return Split(rest, frames)
 
 
-def write_capture(path: Path, trace: Trace, frames: Sequence[Captured], title: str) -> None:
-    """Write *frames* into a pcapng file; *trace*, from which they were split, says which of them carry a harm.
+def write_captures(folder: Path, trace: Trace, frames: Sequence[Captured], title: str) -> None:
+    """Write `capture.pcapng`, each frame once, and beside it one file for each end, if there are several.
 
-    *title* becomes the section's comment. Raises OSError when the file cannot be written.
+    *trace*, from which the frames were split, says which of them carry a harm. *title* becomes each section's comment.
+    Raises OSError when a file cannot be written.
     """
-    ends = sorted({frame.fact.end for frame in frames})
+    comments = comments_of(trace, frames)
+    whole = folder / CAPTURE_FILE
+    write_capture(whole, once(frames, comments), title)
+    ends = {frame.fact.end for frame in frames}
+    for end in sorted(ends) if len(ends) > 1 else ():
+        path = whole.with_name(f"{whole.stem}-{end}{whole.suffix}")
+        write_capture(path, seen_at(end, frames, comments), f"{title}; what {end} saw")
+
+
+def once(frames: Sequence[Captured], comments: Mapping[int, Sequence[str]]) -> list[Shown]:
+    """Return each frame once, where it left, with what is said of it at either end.
+
+    Where a frame came that had not left so, altered or doubled on its way or out of nowhere, it is shown as it came.
+    """
+    kept: list[list[str]] = [[] for _ in frames]
+    shown: list[int] = []
+    under_way: dict[bytes, int] = {}
+    copies: Counter[bytes] = Counter()
+    for place, (_, _, fact) in enumerate(frames):
+        copies[fact.frame] += 1 if fact.outbound else -1
+        if fact.outbound or copies[fact.frame] < 0:
+            copies[fact.frame] = max(copies[fact.frame], 0)
+            under_way[fact.frame] = place
+            shown.append(place)
+        kept[under_way[fact.frame]] += comments.get(place, ())
+    return [Shown(frames[place], list(dict.fromkeys(kept[place]))) for place in shown]
+
+
+def seen_at(end: str, frames: Sequence[Captured], comments: Mapping[int, Sequence[str]]) -> list[Shown]:
+    """Return what one end saw, in both directions."""
+    return [Shown(frame, comments.get(place, ())) for place, frame in enumerate(frames) if frame.fact.end == end]
+
+
+def write_capture(path: Path, shown: Sequence[Shown], title: str) -> None:
+    """Write frames into one pcapng file, whose section's comment is *title*; OSError when it cannot be written."""
+    ends = sorted({frame.fact.end for frame, _ in shown})
     section = SectionHeader(
         options={
             "opt_comment": title,
@@ -73,13 +120,12 @@ def write_capture(path: Path, trace: Trace, frames: Sequence[Captured], title: s
         }
     )
     interfaces = {end: _interface(section, end) for end in ends}
-    comments = comments_of(trace, frames)
     with path.open("wb") as file:
         with warnings.catch_warnings():  # the library warns of its own way to keep if_tsresol
             warnings.simplefilter("ignore", DeprecationWarning)
             writer = FileWriter(file, section)
-        for place, frame in enumerate(frames):
-            writer.write_block(_packet(section, interfaces[frame.fact.end], frame, comments.get(place)))
+        for frame, comments in shown:
+            writer.write_block(_packet(section, interfaces[frame.fact.end], frame, comments))
 
 
 def _interface(section: Any, end: str) -> int:
@@ -94,17 +140,17 @@ def _interface(section: Any, end: str) -> int:
     return int(block.interface_id)
 
 
-def _packet(section: Any, interface: int, frame: Captured, comment: str | None) -> Any:
+def _packet(section: Any, interface: int, frame: Captured, comments: Sequence[str]) -> Any:
     at, bytes_seen = EPOCH + frame.at, frame.fact.frame
-    options: dict[str, object] = {"epb_flags": OUTBOUND if frame.fact.outbound else INBOUND}
-    if comment is not None:
-        options["opt_comment"] = comment
-    return section.new_member(
+    packet = section.new_member(
         EnhancedPacket,
         interface_id=interface,
         timestamp_high=at >> 32,
         timestamp_low=at & 0xFFFFFFFF,
         packet_len=len(bytes_seen),
         packet_data=bytes_seen,
-        options=options,
+        options={"epb_flags": OUTBOUND if frame.fact.outbound else INBOUND},
     )
+    for comment in comments:
+        packet.options.add("opt_comment", comment)
+    return packet

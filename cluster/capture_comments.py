@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from lateack.cluster.narrative_words import spoken
 from lateack.cluster.oracles import corrupt_at_rest
 from lateack.cluster.trace import Page, Trace, milliseconds
 from lateack.cluster.wire_oracle import Seen, covering, find_stale, last_refill, pieces
@@ -56,14 +57,14 @@ class Views:
         return max((place for place in places if self.frames[place].before <= before), default=None)
 
 
-def comments_of(trace: Trace, frames: Sequence[Captured]) -> dict[int, str]:
-    """Return what is to be said of frames, by their number; several findings are several lines."""
+def comments_of(trace: Trace, frames: Sequence[Captured]) -> dict[int, list[str]]:
+    """Return what is to be said of frames, by their number, one sentence for each finding."""
     views = Views(frames)
     said: defaultdict[int, list[str]] = defaultdict(list)
     _stale(trace, views, said)
     _corrupting(trace, views, said)
     _dropped(trace, views, said)
-    return {place: "\n".join(dict.fromkeys(lines)) for place, lines in said.items()}
+    return {place: [spoken(trace, line) for line in dict.fromkeys(lines)] for place, lines in said.items()}
 
 
 # --- stale bytes ------------------------------------------------------------------------------------------------------

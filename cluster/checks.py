@@ -10,11 +10,15 @@ from lateack.cluster import mistakes, plugins
 from lateack.cluster.mistakes import Path, ScenarioError, Source, dotted, field_at, keys_at, nearest
 from lateack.cluster.schema import PAGE_SIZE, Scenario, Tcp, conditions
 from lateack.cluster.schema_faults import FrameSelector
+from lateack.cluster.schema_storage import Rpc
 from lateack.nodes import facts
 from lateack.nodes.rdma.packets import HEADROOM
 from lateack.nodes.stack.recognise import MESSAGES
 
-FACTS: dict[str, type[facts.Fact]] = {fact.__name__: fact for fact in typing.get_args(facts.AnyFact)}
+FACTS: dict[str, type[facts.Fact]] = {
+    fact.__name__: fact for fact in typing.get_args(facts.AnyFact) if fact is not facts.FrameCaptured
+}
+"""What a rule can wait for: not for the frames of a capture, which must change nothing."""
 FIELD_KINDS = {int: "a whole number", bool: "true or false", str: "text"}
 
 KINDS_OF_KEYS: dict[tuple[str, ...], tuple[tuple[str, str], ...]] = {
@@ -56,6 +60,19 @@ KINDS_OF_KEYS: dict[tuple[str, ...], tuple[tuple[str, str], ...]] = {
 
 BLOCKS_AND_OBJECTS = ("iscsi", "drbd", "ceph")
 """Protocols that are sections of a scenario, too, and no file service."""
+
+KEYS_OF_NFS = (
+    ("workload", "stable"),
+    ("workload", "release"),
+    ("server", "drc"),
+    ("server", "drc_entries"),
+    ("server", "drc_expiry_s"),
+    ("server", "drc_port"),
+    ("server", "handle_bytes"),
+    ("server", "execute_us"),
+    *(("rpc", key) for key in Rpc.model_fields),
+)
+"""Keys that mean nothing to the other protocols."""
 
 # A sentence goes after the name of the key that it is about.
 Problem = tuple[Path, str]
@@ -167,6 +184,10 @@ def _protocols(scenario: Scenario) -> Iterator[Problem]:
         yield ("workload", "transport"), f"is udp, and {protocol} needs tcp"
     if protocol in BLOCKS_AND_OBJECTS and work.abort:
         yield ("workload", "abort"), f"means nothing with {protocol}: nobody gives a write up"
+    for section, key in KEYS_OF_NFS if protocol in BLOCKS_AND_OBJECTS else ():
+        part: BaseModel = getattr(scenario, section)
+        if getattr(part, key) != type(part).model_fields[key].default:
+            yield (section, key), f"means nothing with {protocol}, only with nfs"
     for section in BLOCKS_AND_OBJECTS:
         terms = getattr(scenario, section)
         for name, field in type(terms).model_fields.items():
@@ -196,7 +217,7 @@ def _selectors(scenario: Scenario) -> Iterator[Problem]:
             if machine is not None and machine not in machines:
                 yield (*path, key), _unknown("machine", machine, machines)
         if selector.rpc is not None and selector.rpc not in MESSAGES:
-            yield (*path, "rpc"), _unknown("NFS procedure", selector.rpc, MESSAGES)
+            yield (*path, "rpc"), _unknown("storage message", selector.rpc, MESSAGES)
 
 
 def _frame_selectors(scenario: Scenario) -> Iterator[tuple[Path, FrameSelector]]:
@@ -276,6 +297,8 @@ def _near(steps: Path) -> str:
 
 
 def _unknown_strategy(name: str, valid: list[str], kind: str) -> str:
+    if kind != "rdma" and name in plugins.names("rdma"):
+        return f"names a strategy of hosts with RDMA adapters, '{name}', and kind is {kind}: take a story of kind rdma"
     if kind != "rdma":
         return _unknown("strategy", name, valid)
     return f"names no strategy of a host with an RDMA adapter: '{name}'; it can have {', '.join(valid)}"

@@ -15,7 +15,7 @@ from typing import Protocol, Self
 import msgspec
 
 from lateack.cluster.capacity import refuse_what_does_not_fit
-from lateack.cluster.capture import CAPTURE_FILE, CaptureError, split, write_capture
+from lateack.cluster.capture import CAPTURE_FILE, CaptureError, split, write_captures
 from lateack.cluster.capture_comments import Captured
 from lateack.cluster.faults import requirements
 from lateack.cluster.folders import FolderError, new_run_folder
@@ -272,8 +272,9 @@ def _write_results(run_dir: Path, trace: Trace, verdict: Verdict) -> None:
 
 def _write_capture(run_dir: Path, scenario: Scenario, trace: Trace, captured: list[Captured]) -> None:
     strategies = scenario.strategies
-    title = f"{scenario.story}: {strategies.guest} over {strategies.backend}, seed {scenario.seed}"
+    who = f"{strategies.guest} over {strategies.backend}" if scenario.kind == "split" else strategies.guest
+    title = f"{scenario.story}: {who}, seed {scenario.seed}"
     try:
-        write_capture(run_dir / CAPTURE_FILE, trace, captured, title)
+        write_captures(run_dir, trace, captured, title)
     except OSError as error:
         raise FolderError(f"cannot write into {run_dir}: {error.strerror}; name another place with --out.") from error

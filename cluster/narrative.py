@@ -2,21 +2,31 @@
 
 Everything is read from the trace. `narrative_case` finds the one write and the one packet that a run is told around;
 here its way is told from the application to the end. The other files tell a part each: `narrative_owner` when the pages
-are given back and used again, `narrative_reading` what was read, with the bytes, `narrative_storage` what became of
-connections, servers and sessions, `narrative_drivers` who came and went, and `narrative_datagrams` what guests sent
-besides. `narrative_words` knows what each protocol calls its things.
+are given back and used again, `narrative_reading` what was read, with the bytes, `narrative_rdma` what an adapter might
+read, `narrative_storage` what became of connections, servers and sessions, `narrative_drivers` who came and went, and
+`narrative_datagrams` what guests sent besides. `narrative_words` knows what each protocol calls its things.
 """
 
 from collections.abc import Callable, Iterable, Sequence
 
 from lateack.cluster import oracles
-from lateack.cluster.narrative_case import Case, Moment, called_again, case_of, moment_at, owner_of, waits_of
+from lateack.cluster.narrative_case import (
+    Case,
+    Moment,
+    called_again,
+    case_of,
+    is_reissued,
+    moment_at,
+    owner_of,
+    waits_of,
+)
 from lateack.cluster.narrative_datagrams import datagrams
 from lateack.cluster.narrative_drivers import drivers
-from lateack.cluster.narrative_owner import completion, frames_text, refill, rewritten
+from lateack.cluster.narrative_owner import completion, refill, rewritten
+from lateack.cluster.narrative_rdma import memory, reads_remotely
 from lateack.cluster.narrative_reading import BYTES_SHOWN, dump, kept_bytes, reading
 from lateack.cluster.narrative_storage import storage
-from lateack.cluster.narrative_words import words_of
+from lateack.cluster.narrative_words import frames_text, spoken, words_of
 from lateack.cluster.trace import Trace, milliseconds
 from lateack.cluster.wire_oracle import SEQUENCES, Harm
 from lateack.nodes import facts
@@ -52,7 +62,8 @@ def _departure(case: Case) -> list[Moment]:
     trace, fact, detail = case.trace, case.write.fact, []
     sends = trace.placed(SegmentTransmitted, case.write.issued)
     first = next((place for place, _, node, _ in sends if node == case.write.node), -1)
-    segment = trace[first if called_again(case) else case.sent][3] if first >= 0 else None
+    later = called_again(case) or is_reissued(case) or reads_remotely(case)
+    segment = trace[first if later else case.sent][3] if first >= 0 else None
     if isinstance(segment, SegmentTransmitted):
         detail.append(f"sent as sequence {segment.seq} of {segment.flow}")
         data = _write_data(kept_bytes(trace, segment.flow, segment.seq), fact.count)
@@ -149,7 +160,16 @@ def _at_server(case: Case) -> list[Moment]:
             sentence = f"The call reached the server again, and the server {OUTCOMES.get(call.outcome, call.outcome)}."
             told.append(moment_at(case.trace, place, sentence, *differs))
     executed = [harm for harm in case.corrupt if isinstance(case.trace[harm.entries[-1]][3], facts.WriteExecuted)]
-    return _old_data(case) + told + ([_harmful(case.trace, executed)] if executed else [])
+    return _old_data(case) + told + ([_wrongly_executed(case, executed)] if executed else [])
+
+
+def _wrongly_executed(case: Case, executed: list[Harm]) -> Moment:
+    """Wrong bytes come to the file; where a digest had failed over them before, it does no more."""
+    moment = _harmful(case.trace, executed)
+    failed = [fact.offset for place, _, _, fact in case.trace.placed(facts.DigestFailed) if place < moment.entry]
+    if case.write.fact.offset not in failed:
+        return moment
+    return moment._replace(detail=("their digest fits: it was taken anew as they went out again", *moment.detail))
 
 
 def _old_data(case: Case) -> list[Moment]:
@@ -172,7 +192,7 @@ def _ending(case: Case) -> list[Moment]:
     if found or not ends:
         return found
     rests = set(case.trace.places_of(facts.FileAtRest))
-    at_rest = [harm.sentence for harm in case.corrupt if harm.entries[-1] in rests]
+    at_rest = [spoken(case.trace, harm.sentence) for harm in case.corrupt if harm.entries[-1] in rests]
     sentence = f"The copy of {ends[-1][1].file} was finished. {_result(case)}"
     return [moment_at(case.trace, ends[-1][0], sentence, *at_rest[:1])]
 
@@ -213,7 +233,7 @@ def _left(trace: Trace) -> list[Moment]:
 
 
 def _harmful(trace: Trace, harms: Sequence[Harm]) -> Moment:
-    who, sentence = harms[0].sentence.split(": ", 1)
+    who, sentence = spoken(trace, harms[0].sentence).split(": ", 1)
     more = [f"and {len(harms) - 1} more of the kind"] if len(harms) > 1 else []
     place = sentence.split(" ", 1)[0]  # of a machine, backend.nic, which is a name
     sentence = sentence if "." in place else sentence[0].upper() + sentence[1:]
@@ -225,7 +245,7 @@ def _obstacles(case: Case) -> list[Moment]:
     trace, issued = case.trace, case.write.issued
     segment = trace[case.sent][3] if case.sent >= 0 else None
     flow = segment.flow if isinstance(segment, SegmentTransmitted) else ""
-    ways = {flow, ">".join(reversed(flow.split(">")))}
+    ways = {flow, ">".join(reversed(flow.split(">"))), _answers(flow)}
     told = _closed(case)
     held = [(place, fact) for place, _, _, fact in trace.placed(facts.FrameHeld, issued) if fact.flow in ways]
     for rule in dict.fromkeys(fact.rule for _, fact in held):
@@ -234,6 +254,8 @@ def _obstacles(case: Case) -> list[Moment]:
         counts = " and ".join(
             f"{count} {what} data" for count, what in ((len(mine) - data, "without"), (data, "with")) if count
         )
+        # A RoCE packet has no payload to TCP's mind: its length here is that of all that follows the UDP header.
+        counts = f"{len(mine)} in number" if words_of(trace).user != "the stack" else counts
         told.append(moment_at(trace, mine[0][0], f"Rule {rule} began to hold frames back in the network: {counts}."))
     lost = [(place, fact) for place, _, _, fact in trace.placed(facts.FrameLost, issued) if fact.flow in ways]
     if lost:
@@ -241,6 +263,12 @@ def _obstacles(case: Case) -> list[Moment]:
         sentence = f"The network lost a frame with {lost[0][1].length} bytes of data, by {by}."
         told.append(moment_at(trace, lost[0][0], sentence))
     return told
+
+
+def _answers(flow: str) -> str:
+    """Return the flow in which a RoCE adapter answers: both ends send to one port, and the source port stays."""
+    ends = [end.rpartition(":") for end in flow.split(">")]
+    return ">".join(f"{address}:{port}" for (address, _, _), (_, _, port) in zip(reversed(ends), ends, strict=True))
 
 
 def _closed(case: Case) -> list[Moment]:
@@ -270,6 +298,7 @@ TELLERS: tuple[Callable[[Case], list[Moment]], ...] = (
     reading,
     _at_server,
     _ending,
+    memory,
     storage,
     drivers,
     _obstacles,

@@ -9,15 +9,13 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from lateack.cluster import oracles
+from lateack.cluster.narrative_write import Packet, first_sent, holds, registered, write_behind
 from lateack.cluster.oracles import Write
 from lateack.cluster.trace import Trace
-from lateack.cluster.wire_oracle import SEEN, SEQUENCES, Harm, Seen, stale_on_wire
+from lateack.cluster.wire_oracle import SEEN, Harm, Seen, stale_on_wire
 from lateack.nodes import facts
 from lateack.nodes.chatter import DISCARD_PORT
 from lateack.nodes.facts import FrameSent, Parked, SegmentTransmitted
-
-# The packet that decided: read by a card or by somebody who had kept it, or as it came to wait where it was touched.
-Packet = Seen | Parked
 
 
 class Moment(NamedTuple):
@@ -67,8 +65,8 @@ def case_of(trace: Trace) -> Case | None:
         if not is_chatter(_seen(trace, place).flow)
     ]
     for frame, packet in _candidates(trace, stale):
-        sent = _first_sent(trace, packet)
-        write = _write_behind(trace, sent, packet, writes) if sent >= 0 else None
+        sent = first_sent(trace, packet)
+        write = write_behind(trace, sent, packet, writes) if sent >= 0 else None
         if write and (not suspects or write in suspects):
             touched = isinstance(trace[frame][3], facts.AccessFault)
             return Case(trace, corrupt, write, sent, frame, packet, frame in stale, touched)
@@ -99,6 +97,11 @@ def numbers_of(trace: Trace, write: Write) -> set[int]:
     return numbers
 
 
+def is_reissued(case: Case) -> bool:
+    """Say whether the write went on under another number."""
+    return len(numbers_of(case.trace, case.write)) > 1
+
+
 def refilled(case: Case) -> int:
     """Return where the application first refilled frames of the write, or -1."""
     frames, owner = set(case.write.fact.frames), owner_of(case)
@@ -124,7 +127,7 @@ def waits_of(case: Case) -> list[int]:
     if isinstance(packet, Parked):
         return [place for place, _, _, fact in case.trace.placed(Parked) if fact is packet]
     parks = [(place, fact) for place, _, _, fact in case.trace.placed(Parked, case.sent) if place < case.frame]
-    return [place for place, fact in parks if _holds(fact, packet) and _on_the_way(fact.place, packet.place)]
+    return [place for place, fact in parks if holds(fact, packet) and _on_the_way(fact.place, packet.place)]
 
 
 def is_under_way(case: Case, place: int) -> bool:
@@ -133,7 +136,7 @@ def is_under_way(case: Case, place: int) -> bool:
     if packet is None:
         return False
     sends = (entry for entry, _, _, fact in case.trace.placed(SegmentTransmitted, case.sent - 1))
-    last = [entry for entry in sends if entry < case.frame and _holds(case.trace[entry][3], packet)]
+    last = [entry for entry in sends if entry < case.frame and holds(case.trace[entry][3], packet)]
     return bool(last) and last[-1] < place < case.frame
 
 
@@ -157,7 +160,7 @@ def _candidates(trace: Trace, stale: list[int]) -> Iterator[tuple[int, Packet]]:
         yield place, _seen(trace, place)
     if not stale:
         yield from _touched(trace)
-        for place in _waited_or_again(trace):
+        for place in [*_waited_or_again(trace), *_read_for_nobody(trace)]:
             yield place, _seen(trace, place)
 
 
@@ -178,7 +181,7 @@ def _touched(trace: Trace) -> Iterator[tuple[int, Packet]]:
 
 def _was_read(trace: Trace, park: int, packet: Parked) -> bool:
     """Say whether a packet that waited was read, before its bytes were sent once more."""
-    resent = (place for place, _, _, fact in trace.placed(SegmentTransmitted, park) if _holds(fact, packet))
+    resent = (place for place, _, _, fact in trace.placed(SegmentTransmitted, park) if holds(fact, packet))
     end = next(resent, len(trace))
     reads = (
         (place, fact)
@@ -186,7 +189,7 @@ def _was_read(trace: Trace, park: int, packet: Parked) -> bool:
         for place, _, _, fact in trace.placed(kind, park)
         if place < end and fact.place == packet.place
     )
-    return any(_holds(fact, packet) for _, fact in reads)
+    return any(holds(fact, packet) for _, fact in reads)
 
 
 def _waited_or_again(trace: Trace) -> list[int]:
@@ -203,47 +206,29 @@ def _waited_or_again(trace: Trace) -> list[int]:
     return list(dict.fromkeys(place for places in both for place in places))
 
 
+def _read_for_nobody(trace: Trace) -> list[int]:
+    """Return where an adapter first showed registered memory of a call that its caller had given up (RDMA)."""
+    told = []
+    for aborted, _, node, call in trace.placed(facts.CallAborted):
+        frames = registered(trace, node).get(call.xid, ())
+        reads = [place for place, _, _, fact in trace.placed(FrameSent, aborted) if _shows(fact, frames)]
+        revoked = [
+            place
+            for place, _, who, fact in trace.placed(facts.MemoryInvalidated, aborted)
+            if (who, fact.xid) == (node, call.xid)
+        ]
+        told += [place for place in reads[:1] if trace[place][2] == node and place < (*revoked, len(trace))[0]]
+    return told
+
+
+def _shows(fact: FrameSent, frames: tuple[int, ...]) -> bool:
+    return any(number in frames for _, number, _, _ in fact.pages)
+
+
 def _waited(read: Sequence[tuple[int, Seen]], parked: set[tuple[str, str, int]]) -> list[int]:
     return [place for place, fact in read if {(fact.place, fact.flow, fact.seq), ("", fact.flow, fact.seq)} & parked]
-
-
-# --- which write ------------------------------------------------------------------------------------------------------
-
-
-def _holds(fact: object, packet: Packet) -> bool:
-    """Say whether a segment, or another sight of the same packet, holds its first byte."""
-    assert isinstance(fact, SegmentTransmitted | FrameSent | facts.PacketRead | Parked)
-    return fact.flow == packet.flow and (packet.seq - fact.seq) & SEQUENCES < fact.length
 
 
 def _on_the_way(place: str, end: str) -> bool:
     """Say whether who waits at *place* waits for *end*: a ring and a queue lie before every card and every reader."""
     return place == end or place.endswith((".ring", ".queue"))
-
-
-def _first_sent(trace: Trace, packet: Packet) -> int:
-    """Return where a packet's first byte was first sent, or -1.
-
-    A segment that begins with that byte is meant if it was sent for the first time: datagrams are numbered one by one,
-    so that a look at ranges alone would take one for another.
-    """
-    sends = [(place, fact) for place, _, _, fact in trace.placed(SegmentTransmitted) if _holds(fact, packet)]
-    same = [place for place, fact in sends if fact.seq == packet.seq and fact.transmission == 1]
-    return (same or [place for place, _ in sends] or [-1])[0]
-
-
-def _write_behind(trace: Trace, sent: int, packet: Packet, writes: Sequence[Write]) -> Write | None:
-    """Return the write whose bytes a packet was to carry.
-
-    It is that of a call that RPC had just sent again, or else the last one of the packet's pages before they were
-    first sent.
-    """
-    node = trace[sent][2]
-    own = [write for write in writes if write.issued < sent and write.node == node]
-    calls = [call for place, _, who, call in trace.placed(facts.CallTransmitted) if who == node and place < sent]
-    if calls and calls[-1].transmission > 1:
-        return next((write for write in own if write.fact.xid == calls[-1].xid), None)
-    pages = {number for _, number, _, _ in packet.pages} if isinstance(packet, SEEN) else set()
-    in_pages = [write for write in own if pages.intersection(write.fact.frames)]
-    behind = in_pages or own
-    return behind[-1] if behind else None

@@ -3,7 +3,9 @@
 from lateack.cluster.narrative_case import (
     Case,
     Moment,
+    called_again,
     in_private,
+    is_reissued,
     is_under_way,
     moment_at,
     numbers_of,
@@ -11,14 +13,12 @@ from lateack.cluster.narrative_case import (
     refilled,
     waits_of,
 )
-from lateack.cluster.narrative_words import words_of
-from lateack.cluster.trace import milliseconds, ranges_text
+from lateack.cluster.narrative_rdma import reads_remotely
+from lateack.cluster.narrative_words import frames_text, words_of
+from lateack.cluster.trace import milliseconds
 from lateack.nodes import facts
 
-
-def frames_text(frames: tuple[int, ...]) -> str:
-    """Return "frame 12" or "frames 12-15"."""
-    return f"{'frame' if len(frames) == 1 else 'frames'} {ranges_text(frames)}"
+OfCall = facts.CallAborted | facts.CompletionDeferred | facts.ReplyMatched | facts.MemoryInvalidated
 
 
 def completion(case: Case) -> list[Moment]:
@@ -28,8 +28,10 @@ def completion(case: Case) -> list[Moment]:
         return [_given_up(case, aborted, deferred)]
     told = []
     if deferred >= 0:
-        answer = words_of(case.trace).answer
-        sentence = f"The {answer} came, but the completion was deferred: the stack still used the pages of the write."
+        words = words_of(case.trace)
+        sentence = (
+            f"The {words.answer} came, but the completion was deferred: {words.user} still used the pages of the write."
+        )
         told.append(moment_at(case.trace, deferred, sentence, *_released(case, deferred)))
     if case.write.completed > case.write.issued:
         told.append(_completed(case, deferred))
@@ -41,10 +43,16 @@ def _given_up(case: Case, aborted: int, deferred: int) -> Moment:
     words = words_of(case.trace)
     sentence = f"No {words.answer} had come after {waited} ms, and the application gave up on the {words.request}"
     if deferred < 0:
-        return moment_at(case.trace, aborted, f"{sentence}{_meanwhile(case, aborted)}: {_handed_back(case)}.")
+        first = ", once the key to it was taken back" if _key_taken_back(case) else ""
+        return moment_at(case.trace, aborted, f"{sentence}{_meanwhile(case, aborted)}: {_handed_back(case)}{first}.")
     place = refilled(case)
     back = [f"it came back at {milliseconds(case.trace[place][0])} ms"] if place >= 0 else []
-    return moment_at(case.trace, aborted, f"{sentence}, but its buffer stayed away: the stack still used it.", *back)
+    return moment_at(case.trace, aborted, f"{sentence}, but its buffer stayed away: {words.user} still used it.", *back)
+
+
+def _key_taken_back(case: Case) -> bool:
+    """Say whether the right to read the write's memory was revoked before the application used its frames again."""
+    return 0 <= _place_of(case, facts.MemoryInvalidated) < refilled(case)
 
 
 def _completed(case: Case, deferred: int) -> Moment:
@@ -104,19 +112,30 @@ def refill(case: Case) -> list[Moment]:
 
 def _state(case: Case, place: int) -> str:
     if place > case.frame:
-        return "only now"
-    if in_private(case):
+        return "although its write was to go out again" if _goes_again(case, place) else "only now"
+    if in_private(case) and not case.stale:
         return "of which the packet has a copy"
-    return (
-        "which the waiting packet shows" if is_under_way(case, place) else "whose old bytes were still to be sent again"
-    )
+    if is_under_way(case, place):
+        return "which the waiting packet shows"
+    if reads_remotely(case):
+        return "which the server might still read by its key"
+    first = place < case.sent and not called_again(case) and not is_reissued(case)
+    return f"whose old bytes were still to be sent{'' if first else ' again'}"
+
+
+def _goes_again(case: Case, place: int) -> bool:
+    """Say whether the write's call is sent once more after a position."""
+    numbers = numbers_of(case.trace, case.write)
+    kinds: tuple[type[facts.CallTransmitted | facts.WriteReissued], ...] = (facts.CallTransmitted, facts.WriteReissued)
+    calls = ((node, call) for kind in kinds for _, _, node, call in case.trace.placed(kind, place))
+    return any(node == case.write.node and call.xid in numbers for node, call in calls)
 
 
 def _contents(fact: facts.BufferRefilled | facts.BufferRewritten) -> tuple[str, str]:
     return f"held  {fact.held:016x}", f"holds {fact.holds:016x}"
 
 
-def _place_of(case: Case, kind: type[facts.CallAborted | facts.CompletionDeferred | facts.ReplyMatched]) -> int:
+def _place_of(case: Case, kind: type[OfCall]) -> int:
     """Return where such a fact was recorded first of the call that carried the write, or -1."""
     numbers = numbers_of(case.trace, case.write)
     found = case.trace.placed(kind, case.write.issued)

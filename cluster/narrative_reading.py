@@ -1,6 +1,7 @@
 """What was read at the decisive moment, told with the bytes: which were meant, and why they did no harm."""
 
 from lateack.cluster.narrative_case import Case, Moment, in_private, moment_at, refilled
+from lateack.cluster.narrative_rdma import reads_remotely
 from lateack.cluster.trace import Trace
 from lateack.cluster.wire_oracle import SEEN, SEQUENCES, Seen, covering, page_at, pieces
 from lateack.nodes import facts
@@ -20,7 +21,8 @@ def reading(case: Case) -> list[Moment]:
     what = f"{'The gate opened, and ' if opened else ''}{packet.place} "
     if case.touched or not isinstance(packet, SEEN):
         return [moment_at(trace, case.frame, f"{what}{_touch(case)}", *_more_faults(trace))]
-    what += f"read {packet.length} bytes of sequence {packet.seq}"
+    did = "answered the server's remote read with" if reads_remotely(case) else "read"
+    what += f"{did} {packet.length} bytes of sequence {packet.seq}"
     what += " once more" if isinstance(packet, FrameSent) and packet.again else ""
     if case.stale:
         sentence = f"{what}: they are not the bytes that were handed over."

@@ -14,11 +14,15 @@ def storage(case: Case) -> list[Moment]:
     """The first of each kind of thing that befell the write's storage since it was issued."""
     trace, over = case.trace, _executed_over(case)
     after = min([case.write.issued, *[_issued(case, moment) for moment in over]])
-    told = [
-        moment_at(trace, place, sentence) for teller in TELLERS for place, sentence in list(teller(trace, after))[:1]
-    ]
-    told += [_older_write(case, moment) for moment in over]
+    told = [moment for teller in TELLERS for moment in _first(trace, list(teller(trace, after)))]
+    told += [moment for mine in over for moment in _older_story(case, mine)]
     return sorted([*told, *_reissued(case), *over], key=lambda moment: moment.entry)
+
+
+def _first(trace: Trace, found: list[tuple[int, str]]) -> list[Moment]:
+    """Return the first of what was found, which says how many more there were."""
+    more = [f"and {len(found) - 1} more of the kind"] if len(found) > 1 else []
+    return [moment_at(trace, place, sentence, *more) for place, sentence in found[:1]]
 
 
 def _cut(trace: Trace, after: int) -> Told:
@@ -55,27 +59,16 @@ def _digest(trace: Trace, after: int) -> Told:
 
 def _recovered(trace: Trace, after: int) -> Told:
     for place, _, _, fact in trace.placed(facts.SessionRecovered, after):
-        again = f"{fact.commands} {'write' if fact.commands == 1 else 'writes'}"
-        yield place, f"The session was set up anew, and {again} that nobody had answered went out once more."
-
-
-def _invalidated(trace: Trace, after: int) -> Told:
-    for place, _, _, fact in trace.placed(facts.MemoryInvalidated, after):
-        yield place, f"Key {fact.rkey:#010x} was invalidated: from here on no adapter reads these frames by it."
-
-
-def _refused(trace: Trace, after: int) -> Told:
-    for place, _, _, fact in trace.placed(facts.AccessRefused, after):
-        yield place, f"A remote read came with key {fact.rkey:#010x}, which was not valid any more, and was refused."
-
-
-def _failed(trace: Trace, after: int) -> Told:
-    for place, _, _, fact in trace.placed(facts.QueuePairFailed, after):
-        yield place, f"The queue pair failed: {fact.reason.rstrip('.')}."
+        count = fact.commands
+        again = f"{count} {'write' if count == 1 else 'writes'} that nobody had answered went out once more"
+        if fact.protocol == "drbd":  # which sends what is out of sync, and not what an application had asked for
+            blocks = f"{count} {'block' if count == 1 else 'blocks'} that may differ"
+            again = f"{blocks} went out once more, as the node's own disk has them"
+        yield place, f"The session was set up anew, and {again}."
 
 
 TELLERS = (
-    _cut, _crashed, _restarted, _reconnecting, _verifier, _digest, _recovered, _invalidated, _refused, _failed,
+    _cut, _crashed, _restarted, _reconnecting, _verifier, _digest, _recovered,
 )  # fmt: skip
 
 
@@ -105,7 +98,12 @@ def _executed_over(case: Case) -> list[Moment]:
         elif done and executed.xid in _older(trace, case):
             older = f"the older write {executed.xid:#010x} of the same range"
             sentence = f"The server executed {older}, {milliseconds(at - done)} ms after this one."
-            return [moment_at(trace, place, sentence)]
+            twice = any(
+                call.xid == executed.xid and call.outcome == "executed" and before < place
+                for before, _, _, call in trace.placed(facts.DuplicateCall, case.write.issued)
+            )
+            why = ["it had executed that before, and its duplicate request cache did not know the call"]
+            return [moment_at(trace, place, sentence, *(why if twice else ()))]
     return []
 
 
@@ -122,11 +120,21 @@ def _issued(case: Case, over: Moment) -> int:
     return _older(case.trace, case)[executed.xid]
 
 
-def _older_write(case: Case, over: Moment) -> Moment:
-    """The older write is issued."""
-    place = _issued(case, over)
-    fact = case.trace[place][3]
+def _older_story(case: Case, over: Moment) -> list[Moment]:
+    """The older write is issued, its first copy is held back, and its call is sent again."""
+    trace, issued = case.trace, _issued(case, over)
+    fact = trace[issued][3]
     assert isinstance(fact, facts.WriteIssued)
-    words = words_of(case.trace)
+    words = words_of(trace)
     number = f"{words.write}, {words.number} {fact.xid:#010x}"
-    return moment_at(case.trace, place, f"The application wrote other bytes to the same place before: {number}.")
+    told = [moment_at(trace, issued, f"The application wrote other bytes to the same place before: {number}.")]
+    for place, _, _, held in trace.placed(facts.FrameHeld, issued):
+        if held.length and place < case.write.issued:
+            told.append(moment_at(trace, place, f"Rule {held.rule} held a frame with its bytes back in the network."))
+            break
+    for place, _, node, call in trace.placed(facts.CallTransmitted, issued):
+        if node == case.write.node and call.xid == fact.xid and call.transmission > 1:
+            again = f"{words.caller} sent the older {words.request} again, under its old {words.number}."
+            told.append(moment_at(trace, place, again))
+            break
+    return told

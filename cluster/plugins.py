@@ -28,6 +28,7 @@ Side = Literal["guest", "backend"]
 SIDES: tuple[Side, ...] = get_args(Side)
 Family = Literal["guest", "backend", "rdma"]
 FAMILIES: tuple[Family, ...] = get_args(Family)
+FAMILIES_OF: dict[Side, tuple[Family, ...]] = {"guest": ("guest", "rdma"), "backend": ("backend",)}
 BUILT_IN: dict[Family, dict[str, Any]] = {
     "guest": GUEST_STRATEGIES,
     "backend": BACKEND_STRATEGIES,
@@ -60,6 +61,14 @@ def family_of(side: Side, kind: str) -> Family:
     return "rdma" if side == "guest" and kind == "rdma" else side
 
 
+def families_with(side: Side, name: str) -> list[Family]:
+    """Return the families that have a side's strategy of this name (`on-reply` is in two); StrategyNotFound if none."""
+    found = [family for family in FAMILIES_OF[side] if _is_in(family, name)]
+    if not found:
+        _class_of(side, name)  # which says why not
+    return found
+
+
 def names_for(kind: str) -> list[str]:
     """Return the names that `strategies.guest` can have in a scenario of this kind."""
     return names(family_of("guest", kind))
@@ -77,6 +86,14 @@ def summary(side: Family, name: str) -> str:
 
 def _class_of(side: Family, name: str) -> type[Any]:
     return BUILT_IN[side].get(name) or _of_user(side, name)
+
+
+def _is_in(family: Family, name: str) -> bool:
+    try:
+        _class_of(family, name)
+    except StrategyNotFound:
+        return False
+    return True
 
 
 def called(side: Family, name: str) -> str:

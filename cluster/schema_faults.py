@@ -21,7 +21,7 @@ class FrameSelector(Section):
     source: Name | None = Field(default=None, alias="from", description="the machine that sent it")
     target: Name | None = Field(default=None, alias="to", description="the machine it goes to")
     protocol: Literal["tcp", "udp"] | None = Field(default=None, description="what carries it")
-    rpc: Name | None = Field(default=None, description="the NFS procedure of the message that it begins")
+    rpc: Name | None = Field(default=None, description="the message that it begins, such as WRITE or SCSI-WRITE")
     kind: Literal["call", "reply", "ack"] | None = Field(default=None, description="what it is")
     port: Annotated[StrictInt, Field(ge=1, le=65_535)] | None = Field(
         default=None, description="the TCP or UDP port of either end; a client's first connection is from 700"

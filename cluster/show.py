@@ -198,10 +198,17 @@ def _costs(verdict: Verdict) -> Table:
     table.add_row("writes completed", f"{len(verdict.latencies)} of {verdict.issued}, {verdict.deferred} deferred")
     table.add_row("completion", f"{p50} ms median, {longest} ms longest")
     table.add_row("copies per byte", ", ".join(_copies(verdict)))
-    table.add_row("sent again", f"{verdict.retransmitted_segments} segments, {verdict.retransmitted_calls} calls")
-    table.add_row("request cache", f"{verdict.drc_hits} hits, {verdict.drc_misses} misses")
-    table.add_row("old data dropped", f"{verdict.duplicate_segments_dropped} segments")
+    again = (_counted(verdict.retransmitted_segments, "segment"), _counted(verdict.retransmitted_calls, "call"))
+    table.add_row("sent again", ", ".join(again))
+    if verdict.drc_hits or verdict.drc_misses:  # other storage than NFS has no such cache
+        hits = _counted(verdict.drc_hits, "hit")
+        table.add_row("request cache", f"{hits}, {_counted(verdict.drc_misses, 'miss', 'misses')}")
+    table.add_row("old data dropped", _counted(verdict.duplicate_segments_dropped, "segment"))
     return table
+
+
+def _counted(number: int, thing: str, things: str = "") -> str:
+    return f"{number} {thing if number == 1 else things or f'{thing}s'}"
 
 
 def _copies(verdict: Verdict) -> list[str]:

@@ -162,7 +162,7 @@ def fields_text(fact: Fact) -> str:
 
 
 def _value_text(name: str, value: object) -> str:
-    if name == "xid":
+    if name in ("xid", "former", "rkey"):
         return f"{value:#010x}"
     if name in ("digest", "held", "holds"):
         return f"{value:016x}"

@@ -15,9 +15,11 @@ from lateack.nodes.facts import (
     DuplicateDropped,
     FileAtRest,
     SegmentTransmitted,
+    SessionRecovered,
     WriteCompleted,
     WriteExecuted,
     WriteIssued,
+    WriteReissued,
 )
 
 AS_EXPECTED, NOT_AS_EXPECTED, NOTHING_TO_JUDGE = "as-expected", "not-as-expected", "nothing-to-judge"
@@ -47,8 +49,8 @@ class Required(Protocol):
 class Verdict(msgspec.Struct, frozen=True):
     """What one run showed; latencies in ns, amounts in bytes, `expected` None where the story does not say.
 
-    `retransmitted_segments` counts what the transports sent again, `retransmitted_calls` what RPC did; `unjudged` the
-    pieces of frames that no transport vouched for; `missing` says in sentences why there is nothing to judge.
+    `retransmitted_segments` counts what the transports sent again, `retransmitted_calls` what their callers did, in any
+    protocol; `unjudged` the pieces of frames that no transport vouched for; `missing` says why nothing can be judged.
     """
 
     story: str
@@ -166,7 +168,7 @@ def judge(
         digest=trace.digest(),
         run_dir=None if run_dir is None else str(run_dir),
         retransmitted_segments=sum(fact.transmission > 1 for _, _, _, fact in trace.of_type(SegmentTransmitted)),
-        retransmitted_calls=sum(fact.transmission > 1 for _, _, _, fact in trace.of_type(CallTransmitted)),
+        retransmitted_calls=_sent_again(trace),
         deferred=len(trace.places_of(CompletionDeferred)),
         unjudged=unjudged,
     )
@@ -179,6 +181,13 @@ def _counters(trace: Trace) -> dict[str, dict[str, int]]:
         amounts = counts.setdefault(fact.name, {})
         amounts[node] = amounts.get(node, 0) + fact.amount
     return counts
+
+
+def _sent_again(trace: Trace) -> int:
+    """Count the calls that went out once more, under their own number or a new one, and the blocks of a DRBD resync."""
+    calls = sum(fact.transmission > 1 for _, _, _, fact in trace.of_type(CallTransmitted))
+    resynced = sum(fact.commands for _, _, _, fact in trace.of_type(SessionRecovered) if fact.protocol == "drbd")
+    return calls + len(trace.places_of(WriteReissued)) + resynced
 
 
 def _servers(trace: Trace) -> set[str]:

@@ -24,7 +24,7 @@ ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "docs" / "examples"
 DOCUMENTS = (
     "README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "deploy/README.md", "docs/your-own-strategy.md",
-    "docs/captures.md", "docs/doors.md", "docs/netback-door.md",
+    "docs/captures.md", "docs/doors.md", "docs/netback-door.md", "docs/protocols.md",
 )  # fmt: skip
 MARKED = re.compile(r"(<!-- generated: (.*?) -->\n).*?(<!-- end -->\n)", re.DOTALL)
 

@@ -54,46 +54,29 @@ class CephService(Service):
 
     def serve_tcp(self, sk: TcpSocket, chunks: Sequence[bytes], now: Time) -> None:
         """Take the messages that end in these next bytes of a client's stream."""
+        if sk.state not in MAY_SEND:
+            return  # it is being closed, and whatever still comes is nothing to us
         session = self.sessions.setdefault(sk, Session())
         for chunk in chunks:
             session.stream.feed(chunk)
         try:
-            while sk.state in MAY_SEND and self._next(sk, session, now):
+            while session.state != OPEN and self._greet(sk, session):
                 pass
+            if session.state == OPEN:
+                for message in messages.whole_messages(session.stream):
+                    self._message(sk, session, message, now)
         except (ProtocolError, Sums, VolumeError) as reason:
-            self.closed(sk)
-            self.stack.abort(sk, str(reason), now)
+            self.drop(sk, str(reason), now)
             return
         self.stack.send_queued(sk, now)
 
-    def closed(self, sk: TcpSocket) -> None:
+    def closed(self, sk: TcpSocket, now: Time) -> None:
         """Forget a connection."""
         self.sessions.pop(sk, None)
 
     def audit(self) -> None:
         """Record what lies in the objects."""
         self.effects += files_at_rest(self.store, self.files, self.config.audit_chunk)
-
-    def _next(self, sk: TcpSocket, session: Session, now: Time) -> bool:
-        """Take the next thing of a stream; return whether it was whole. Raises ProtocolError or Sums."""
-        if session.state != OPEN:
-            return self._greet(sk, session)
-        stream = session.stream
-        if not stream.data:
-            return False
-        tag = stream.data[0]
-        if tag == messages.TAG_ACK:
-            return stream.take(1 + messages.SEQUENCE.size) is not None
-        if tag != messages.TAG_MSG:
-            raise ProtocolError(f"no use for tag {tag}")
-        head = stream.take(1)
-        assert head is not None
-        message = messages.next_message(stream)
-        if message is None:
-            stream.data[:0] = head
-            return False
-        self._message(sk, session, message, now)
-        return True
 
     def _greet(self, sk: TcpSocket, session: Session) -> bool:
         if session.state == GREETING:

@@ -61,12 +61,11 @@ class DrbdService(Service):
                     break
                 self._packet(sk, session, packet, now)
         except (ProtocolError, VolumeError) as reason:
-            self.closed(sk)
-            self.stack.abort(sk, str(reason), now)
+            self.drop(sk, str(reason), now)
             return
         self.stack.send_queued(sk, now)
 
-    def closed(self, sk: TcpSocket) -> None:
+    def closed(self, sk: TcpSocket, now: Time) -> None:
         """Forget a connection."""
         self.sessions.pop(sk, None)
 
@@ -79,6 +78,8 @@ class DrbdService(Service):
         if command == packets.P_CONNECTION_FEATURES:
             packets.check_features(body)
             self._say(sk, packets.features())
+        elif command == packets.P_PING:
+            self._say(sk, packets.ping_ack())
         elif command == packets.P_PROTOCOL:
             session.protocol, session.digest = packets.decode_protocol(body)
             self._say(sk, packets.protocol(session.protocol, digest=session.digest))

@@ -64,36 +64,28 @@ class IscsiService(Service):
             return  # it is being closed, and whatever still comes is nothing to us
         connected = self.connections.get(sk)
         if connected is None:
-            connected = self._connect(sk)
+            connected = self.connections[sk] = Connected(self, sk)
         for chunk in chunks:
             connected.stream.feed(chunk)
         try:
             self._take(connected, now)
         except ProtocolError as reason:
             self._answer(connected)
-            self.closed(sk)
-            self.stack.abort(sk, str(reason), now)
+            self.drop(sk, str(reason), now)
             return
         if connected.target.over:
-            self.closed(sk)
+            self.closed(sk, now)
             self.stack.close(sk, now)
         self.stack.send_queued(sk, now)
 
-    def closed(self, sk: TcpSocket) -> None:
-        """Forget a connection."""
-        self.connections.pop(sk, None)
+    def closed(self, sk: TcpSocket, now: Time) -> None:
+        """Forget a connection, and the session on it."""
+        if self.connections.pop(sk, None) is not None:
+            self.sessions = {name: other for name, other in self.sessions.items() if other is not sk}
 
     def audit(self) -> None:
         """Record what lies on the disks."""
         self.effects += files_at_rest(self.store, self.files.values(), self.config.audit_chunk)
-
-    def _connect(self, sk: TcpSocket) -> Connected:
-        """Begin with a connection, and forget those that are gone."""
-        for other in [other for other in self.connections if other.state == CLOSED]:
-            del self.connections[other]
-        self.sessions = {name: other for name, other in self.sessions.items() if other in self.connections}
-        connected = self.connections[sk] = Connected(self, sk)
-        return connected
 
     def _take(self, connected: Connected, now: Time) -> None:
         target = connected.target

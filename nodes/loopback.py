@@ -19,7 +19,7 @@ from lateack.nodes.nfs_service import NfsService
 from lateack.nodes.node import Audit, Boot, Effect, Event, Received, Time, TimerFired
 from lateack.nodes.service import ServerConfig
 from lateack.nodes.stack.loopback import SOFTIRQ, LoopbackDevice
-from lateack.nodes.stack.tcp import CLOSE_WAIT, TcpSocket
+from lateack.nodes.stack.tcp import CLOSE_WAIT, CLOSED, TcpSocket
 from lateack.nodes.storage import nfs
 from lateack.nodes.storage.store import Store
 from lateack.nodes.strategies.guest import GuestStrategy
@@ -80,6 +80,8 @@ class Loopback(Client):
                 self.service.serve_tcp(sk, sk.take_received(), now)
             if sk.fin_received and sk.state == CLOSE_WAIT:
                 self.stack.close(sk, now)
+            if sk.state == CLOSED:
+                self.service.closed(sk, now)
         udp = self.service.udp
         if udp is not None and udp.received:
             self.service.serve_udp(now)

@@ -5,23 +5,24 @@ It is a part of whatever host serves: the NFS server's own machine, or one that 
 
 from collections.abc import Sequence
 
-from lateack.nodes.facts import Counted, DuplicateCall, FileAtRest, WriteExecuted
+from lateack.nodes.facts import Counted, DuplicateCall, WriteExecuted
 from lateack.nodes.node import SetTimer, Time
 from lateack.nodes.service import ServerConfig, Service
 from lateack.nodes.stack.host import IpStack
-from lateack.nodes.stack.packets import address_text, digest_of
+from lateack.nodes.stack.packets import address_text
 from lateack.nodes.stack.skb import pages_holding
-from lateack.nodes.stack.tcp import CLOSED, MAY_SEND, TcpSocket
+from lateack.nodes.stack.tcp import MAY_SEND, TcpSocket
 from lateack.nodes.stack.tcp_output import tcp_sendmsg
 from lateack.nodes.stack.udp import udp_sendmsg
 from lateack.nodes.storage import nfs, server_events
 from lateack.nodes.storage.drc import Client
 from lateack.nodes.storage.drc_ganesha import request_cache
-from lateack.nodes.storage.nfs import TRANSFER_BYTES_MAX, NfsError
+from lateack.nodes.storage.nfs import TRANSFER_BYTES_MAX
 from lateack.nodes.storage.nfs_procedures import AdmittedCall
 from lateack.nodes.storage.nfs_server import NfsServer
 from lateack.nodes.storage.rpc import RecordReader, RecordTooLong, record_mark
-from lateack.nodes.storage.store import Store
+from lateack.nodes.storage.store import Store, readable
+from lateack.nodes.storage.volume import files_at_rest
 from lateack.nodes.storage.walk import regular_files
 
 REPLY_HEAD_BYTES = 256
@@ -78,8 +79,7 @@ class NfsService(Service):
                     if reply is not None:
                         _reply_tcp(sk, reply)
         except RecordTooLong as reason:
-            self.stack.abort(sk, str(reason), now)
-            del self.readers[sk]
+            self.drop(sk, str(reason), now)
             return
         self.stack.send_queued(sk, now)
 
@@ -121,6 +121,11 @@ class NfsService(Service):
         """Return how many calls are being executed."""
         return len(self.executing)
 
+    def closed(self, sk: TcpSocket, now: Time) -> None:
+        """A connection is gone: forget what was kept for it, and tell the request cache."""
+        if self.readers.pop(sk, None) is not None:
+            self.server.disconnected((address_text(sk.remote_address), sk.remote_port), now)
+
     def audit(self) -> None:
         """Record what lies in the files that were written, and what the request cache has counted.
 
@@ -129,23 +134,14 @@ class NfsService(Service):
         self.server.sync()
         effects = self.effects
         if self.config.incarnation:  # what was written before the crash lies there as well
-            for path, _ in regular_files(self.store):
-                self.files[b"/".join(path).decode("utf-8", "backslashreplace")] = None
-        for name in self.files:
-            try:
-                effects.append(self._file_at_rest(name))
-            except NfsError:
-                continue  # it was removed or renamed after it was written
+            self.files |= {readable(b"/".join(path)): None for path, _ in regular_files(self.store)}
+        effects += files_at_rest(self.store, self.files, self.config.audit_chunk)
         effects.append(Counted("drc_hits", self.drc.hits))
         effects.append(Counted("drc_misses", self.drc.misses))
         effects.append(Counted("payload_misses", self.drc.payload_misses))
         effects.append(Counted("calls", self.server.calls))
 
     def _connected(self, sk: TcpSocket, now: Time) -> RecordReader:
-        """Begin with a connection, and forget those that are gone."""
-        for other in [other for other in self.readers if other.state == CLOSED]:
-            del self.readers[other]
-            self.server.disconnected((address_text(other.remote_address), other.remote_port), now)
         self.server.connected((address_text(sk.remote_address), sk.remote_port), now)
         reader = self.readers[sk] = RecordReader()
         return reader
@@ -185,16 +181,6 @@ class NfsService(Service):
             elif isinstance(event, server_events.DuplicateSeen):
                 outcome = "executed" if event.outcome == "executed-again" else event.outcome
                 effects.append(DuplicateCall(event.xid, client, event.proc, outcome, event.payload_differs))
-
-    def _file_at_rest(self, name: str) -> FileAtRest:
-        """Read the whole file back from the store, in chunks of the audit."""
-        handle = self.store.root
-        for part in name.encode().split(b"/"):
-            handle = self.store.lookup(handle, part)
-        size = self.store.getattr(handle).size
-        chunk = self.config.audit_chunk
-        digests = [digest_of(self.store.read(handle, at, chunk)) for at in range(0, size, chunk)]
-        return FileAtRest(name, size, chunk, tuple(digests))
 
 
 def _reply_tcp(sk: TcpSocket, reply: bytes) -> None:

@@ -38,6 +38,8 @@ CALLER_PORT: Final = 0
 """The port of every client, to the request cache: the real one is arbitrary over RDMA and changes with each connection
 (handle_connect_req, net/sunrpc/xprtrdma/svc_rdma_transport.c)."""
 CREDITS: Final = 32
+CONNECTIONS_MAX: Final = 1024
+"""Queue pairs that the server keeps; beyond it the oldest goes, for the goodbye of its client may have been lost."""
 
 
 class Peer(Record):
@@ -146,6 +148,8 @@ class RdmaServer:
         """Give a client a queue pair of its own; if it asks again, the reply was lost, and it is told again."""
         pair = self.pairs.get(peer)
         if pair is None:
+            if len(self.pairs) >= CONNECTIONS_MAX:
+                self._failed(next(iter(self.peers)))
             pair = self.adapter.create_pair(request.psn ^ FIRST_PSN_BIT)
             host = HostAddress(peer.ip, self.config.neighbours[peer.ip])
             taken = flow_of(peer.ip, request.qpn, self.config.address.ip)

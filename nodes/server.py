@@ -19,7 +19,7 @@ from lateack.nodes.node import Audit, Boot, Effect, Event, Received, Time, Timer
 from lateack.nodes.service import ServerConfig as ServerConfig, Service
 from lateack.nodes.stack.host import IpStack
 from lateack.nodes.stack.nic import Nic
-from lateack.nodes.stack.tcp import CLOSE_WAIT, TcpSocket
+from lateack.nodes.stack.tcp import CLOSE_WAIT, CLOSED, TcpSocket
 from lateack.nodes.storage.store import Store
 
 SERVER_DOMID = 0x7FF0
@@ -74,11 +74,12 @@ class Server:
             return self._handle_in_danger(event, now, self.doom)
         if isinstance(event, Received):
             message = event.message
-            assert isinstance(message, Frames), "only frames come to the server"
-            self._receive(message.frames, now)
+            if isinstance(message, Frames):
+                self._receive(message.frames, now)
+            else:  # what the rule of an earlier life has waited for
+                assert isinstance(message, Noticed), "only frames and news come to the server"
         elif isinstance(event, TimerFired):
-            if not self.stack.timer_fired(event.name, now):
-                self.service.timer(event.name, now)
+            self._timer(event.name, now)
         elif isinstance(event, Boot):
             self._boot()
         else:
@@ -101,8 +102,7 @@ class Server:
         if isinstance(event, Received):
             self._receive_one_by_one(event.message, now, doom)
         elif isinstance(event, TimerFired):
-            if not self.stack.timer_fired(event.name, now):
-                self.service.timer(event.name, now)
+            self._timer(event.name, now)
         else:
             self._boot()
             doom.start()
@@ -147,6 +147,15 @@ class Server:
         """Replies that the clients have not acknowledged yet, and what the service is still doing."""
         return self.stack.pending() + self.service.pending()
 
+    def _timer(self, name: str, now: Time) -> None:
+        stack = self.stack
+        if not stack.timer_fired(name, now):
+            self.service.timer(name, now)
+            return
+        for sk in stack.touched_sockets():
+            if sk.state == CLOSED:  # its peer did not answer any more
+                self.service.closed(sk, now)
+
     def _receive(self, frames: Sequence[bytes], now: Time) -> None:
         stack, service = self.stack, self.service
         stack.receive_burst(frames, now)
@@ -155,6 +164,8 @@ class Server:
                 self._serve_tcp(sk, now)
             if sk.fin_received and sk.state == CLOSE_WAIT:
                 stack.close(sk, now)
+            if sk.state == CLOSED:
+                service.closed(sk, now)
         if service.udp is not None and service.udp.received:
             service.serve_udp(now)
 

@@ -81,8 +81,13 @@ class Service:
         """Return how much the service still has to do by itself."""
         return 0
 
-    def closed(self, sk: TcpSocket) -> None:
-        """A connection is gone: forget what was kept for it."""
+    def closed(self, sk: TcpSocket, now: Time) -> None:
+        """A connection is gone, if it ever was one of ours: forget what was kept for it."""
+
+    def drop(self, sk: TcpSocket, reason: str, now: Time) -> None:
+        """Reset a connection, for what has come on it makes no sense, and forget it."""
+        self.closed(sk, now)
+        self.stack.abort(sk, reason, now)
 
     def audit(self) -> None:
         """Record what lies in the files that were written, and what the service has counted."""

@@ -199,10 +199,11 @@ def test_the_public_names_are_those_that_live_elsewhere() -> None:
     """Each public name is the very object that its module defines, and no other name is offered."""
     from lateack.cluster.experiment import Result, run
     from lateack.nodes.errors import LateackError
-    from lateack.nodes.strategies import BackendStrategy, GuestStrategy
+    from lateack.nodes.strategies import BackendStrategy, GuestStrategy, RdmaStrategy
 
     assert (lateack.run, lateack.Result, lateack.LateackError) == (run, Result, LateackError)
     assert (lateack.GuestStrategy, lateack.BackendStrategy) == (GuestStrategy, BackendStrategy)
+    assert lateack.RdmaStrategy is RdmaStrategy
     assert set(lateack.__all__) <= set(dir(lateack))
     with pytest.raises(AttributeError, match="module 'lateack' has no attribute 'runn'"):
         getattr(lateack, "runn")  # noqa: B009  # mypy would refuse the misspelt name, as it should

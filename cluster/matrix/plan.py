@@ -1,7 +1,7 @@
 """Which runs a matrix asks for: one for each cell of its tables, and one row more for every strategy of a user's."""
 
 from collections.abc import Iterator
-from typing import Literal, cast
+from typing import cast
 
 import msgspec
 
@@ -47,27 +47,35 @@ class Planned(msgspec.Struct):
 
 def plan(wanted: Wanted) -> Planned:
     """Return the runs that fill the wanted cells; raises StrategyNotFound for a strategy that there is not."""
-    for varying, name in _named(wanted):
-        plugins.summary(varying, name)
+    named = _named(wanted)
     planned = Planned([], [])
-    for side in wanted.sides or _sides_of(wanted):
-        _plan_side(planned, side, table_of(side), wanted)
+    for side in wanted.sides or _sides_of(named):
+        table = table_of(side)
+        if wanted.guest is not None and table.open:
+            plugins.summary(_guests_of(table), wanted.guest)  # of the right family, or it says so
+        _plan_side(planned, side, table, wanted)
     return planned
 
 
-def _named(wanted: Wanted) -> list[tuple[plugins.Side, str]]:
+def _named(wanted: Wanted) -> set[str]:
+    """Return the families in which the strategies are that were named: what the rows of their tables can be."""
     both: list[tuple[plugins.Side, str | None]] = [("guest", wanted.guest), ("backend", wanted.backend)]
-    return [(side, name) for side, name in both if name is not None]
+    return {family for side, name in both if name is not None for family in plugins.families_with(side, name)}
 
 
-def _sides_of(wanted: Wanted) -> tuple[str, ...]:
+def _sides_of(named: set[str]) -> tuple[str, ...]:
     """Return all sides, or those on which a strategy that is named can have a row."""
-    return tuple(side for side, _ in _named(wanted)) or SIDES
+    return tuple(side for side in SIDES if table_of(side).open and table_of(side).rows_are in named) or SIDES
+
+
+def _guests_of(table: Table) -> plugins.Family:
+    """Return the family of the guests' strategies in the runs of a table."""
+    return "rdma" if table.rows_are == "rdma" else "guest"
 
 
 def _plan_side(planned: Planned, side: str, table: Table, wanted: Wanted) -> None:
     columns = {key: column for key, column in table.columns.items() if _can_run(planned, side, column)}
-    for name, strategy, row in _rows(side, table, wanted):
+    for name, strategy, row in _rows(table, wanted):
         if table.rows_are != "settings" and not _exists(table.rows_are, strategy):
             planned.skipped.append(
                 f"{side}: there is no {table.rows_are} strategy '{strategy}', so its row is left out."
@@ -90,18 +98,18 @@ def _can_run(planned: Planned, side: str, column: Column) -> bool:
     return not absent
 
 
-def _exists(side: Literal["guest", "backend"], strategy: str) -> bool:
-    return ":" in strategy or strategy in plugins.names(side)
+def _exists(family: plugins.Family, strategy: str) -> bool:
+    return ":" in strategy or strategy in plugins.names(family)
 
 
-def _rows(side: str, table: Table, wanted: Wanted) -> Iterator[tuple[str, str, Row]]:
+def _rows(table: Table, wanted: Wanted) -> Iterator[tuple[str, str, Row]]:
     """Yield the name of each row, the strategy that runs in it, and the row: the table's, then those of users."""
-    only = (wanted.guest if table.rows_are == "guest" else wanted.backend) if side in ("guest", "backend") else None
+    only = (wanted.backend if table.rows_are == "backend" else wanted.guest) if table.open else None
     for name, row in table.rows.items():
         if only is None or ":" in only or only == name:
             yield name, row.strategy or name, row
     if table.open:
-        varying = cast("plugins.Side", table.rows_are)
+        varying = cast("plugins.Family", table.rows_are)
         others = [name for name in plugins.names(varying) if name not in table.rows]
         for name in others if only is None or ":" in only else [only] if only in others else []:
             yield name, name, Row()
@@ -111,10 +119,9 @@ def _rows(side: str, table: Table, wanted: Wanted) -> Iterator[tuple[str, str, R
 
 def _job(row_key: tuple[str, str, str], table: Table, row: Row, key: str, column: Column, wanted: Wanted) -> Job:
     side, name, strategy = row_key
-    fixed = {"guest": wanted.guest, "backend": wanted.backend} if side in ("guest", "backend") else {}
-    chosen = {each: value for each, value in fixed.items() if value is not None and each != table.rows_are}
+    chosen = {"guest": wanted.guest, "backend": wanted.backend} if table.open else {}
     if table.rows_are != "settings":
-        chosen[table.rows_are] = strategy
+        chosen["backend" if table.rows_are == "backend" else "guest"] = strategy
     return Job(
         side=side,
         strategy=name,

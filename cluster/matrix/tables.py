@@ -27,6 +27,8 @@ class Side(StrEnum):
     host_queue = "host-queue"
     egress = "egress"
     reuse = "reuse"
+    protocol = "protocol"
+    rdma = "rdma"
 
 
 SIDES: tuple[str, ...] = tuple(side.value for side in Side)
@@ -126,7 +128,7 @@ class Table(Section):
 
     title: str
     tells: str = Field(description="what the table is about and where it comes from")
-    rows_are: Literal["guest", "backend", "settings"] = Field(description="what a row's name means")
+    rows_are: Literal["guest", "backend", "rdma", "settings"] = Field(description="what a row's name means")
     open: bool = Field(default=False, description="whether strategies that the table does not name get a row as well")
     set: tuple[str, ...] = Field(default=(), description="settings of all runs, KEY=VALUE")
     costs: str = Field(default="", description="the column in which the costs of the strategies are compared")

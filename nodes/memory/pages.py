@@ -7,6 +7,7 @@ with its memory.
 
 import mmap
 import sys
+from collections.abc import Sequence
 from typing import Protocol
 
 from lateack.nodes.errors import MemoryExhausted
@@ -143,6 +144,26 @@ class Page:
         self.frame = frame
         self.refs = refs
         self.pool = pool
+
+
+Window = tuple[Page, int, int]
+"""What is shown of a page: from which byte on, and how many."""
+
+
+def windows_between(windows: Sequence[Window], start: int, size: int) -> list[Window]:
+    """Return the windows of *size* bytes from byte *start* on of what *windows* show one after the other."""
+    part: list[Window] = []
+    for page, offset, length in windows:
+        if size <= 0:
+            break
+        if start >= length:
+            start -= length
+            continue
+        taken = min(length - start, size)
+        part.append((page, offset + start, taken))
+        size -= taken
+        start = 0
+    return part
 
 
 def get_page(page: Page) -> None:

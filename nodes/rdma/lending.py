@@ -9,9 +9,9 @@ from typing import Final
 
 from lateack.nodes.application import PageBuffer
 from lateack.nodes.facts import WorkCompleted
-from lateack.nodes.memory.pages import get_page, put_page
+from lateack.nodes.memory.pages import Window, get_page, put_page
 from lateack.nodes.node import Effect, Time
-from lateack.nodes.rdma.memory_region import MemoryRegion, RegionTable, Window
+from lateack.nodes.rdma.memory_region import MemoryRegion, RegionTable
 from lateack.nodes.rdma.work import Completion
 from lateack.nodes.storage.page_write import PageWrite
 from lateack.nodes.strategies.rdma import RdmaStrategy, RdmaWrite

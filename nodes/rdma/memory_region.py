@@ -8,15 +8,13 @@ Source: fast registration (FRWR) as in net/sunrpc/xprtrdma/frwr_ops.c, where eac
 from typing import Final
 
 from lateack.nodes.facts import MemoryInvalidated, MemoryRegistered
-from lateack.nodes.memory.pages import PAGE_SHIFT, Page, get_page, put_page
+from lateack.nodes.memory.pages import PAGE_SHIFT, Window, get_page, put_page, windows_between
 from lateack.nodes.node import Effect
 
 REGIONS_MAX: Final = 1 << 16
 """Regions that an adapter has at once."""
 KEY_STEP: Final = 0x100
 """Between the keys of two registrations; the low byte is the consumer's own (ib_inc_rkey)."""
-
-Window = tuple[Page, int, int]
 
 
 class MemoryRegion:
@@ -35,18 +33,7 @@ class MemoryRegion:
 
     def part(self, start: int, size: int) -> list[Window]:
         """Return the windows of *size* bytes from byte *start* of the region on."""
-        part: list[Window] = []
-        for page, offset, length in self.windows:
-            if size <= 0:
-                break
-            if start >= length:
-                start -= length
-                continue
-            taken = min(length - start, size)
-            part.append((page, offset + start, taken))
-            size -= taken
-            start = 0
-        return part
+        return windows_between(self.windows, start, size)
 
 
 class RegionTable:

@@ -15,37 +15,30 @@ from lateack.nodes.facts import (
     CallTimedOut,
     CallTransmitted,
     CompletionDeferred,
-    ReplyMatched,
     VerifierChanged,
-    WriteIssued,
     WriteReissued,
 )
 from lateack.nodes.node import Time
 from lateack.nodes.rdma.connector import CONNECTED, Connector
 from lateack.nodes.rdma.lending import Lending, PostedSend, PostedWrite
+from lateack.nodes.rdma.queue_pair import READY
 from lateack.nodes.rdma.rpc_rdma import ReadChunk, decode_header, encode_header
 from lateack.nodes.rdma.work import Completion, Incoming, Part
 from lateack.nodes.storage import nfs, nfs_calls, nfs_replies
-from lateack.nodes.storage.nfs import SetAttributes
+from lateack.nodes.storage.nfs_file import PADDING, NfsFile
 from lateack.nodes.storage.nfs_mount import NfsMount
-from lateack.nodes.storage.page_write import PageWrite
-from lateack.nodes.storage.remote import RemoteStorage
-from lateack.nodes.storage.rpc import AuthSys, decode_reply, encode_auth_sys, encode_call
-from lateack.nodes.storage.rpc_client import FAILED, RpcClient, RpcRequest
+from lateack.nodes.storage.rpc_client import FAILED, RpcRequest
 from lateack.nodes.storage.xdr import XdrError
 from lateack.nodes.strategies.rdma import RdmaStrategy
 
 CREDITS: Final = 32
 """Calls at once that the client asks for (RPCRDMA_DEF_SLOT_TABLE is 128 in Linux)."""
-PADDING = (b"", b"\0\0\0", b"\0\0", b"\0")
 
 
-class NfsRdmaClient(RemoteStorage):
+class NfsRdmaClient(NfsFile):
     """One mount with one file on it, over one connection at a time."""
 
-    __slots__ = (
-        "connector", "copier", "credential", "effects", "file", "inline_bytes", "lending", "mount", "rpc", "strategy",
-    )  # fmt: skip
+    __slots__ = ("connector", "inline_bytes", "lending", "strategy")
 
     def __init__(
         self,
@@ -57,17 +50,11 @@ class NfsRdmaClient(RemoteStorage):
         inline_bytes: int,
         retired_max: int,
     ) -> None:
-        super().__init__()
-        self.mount = mount
+        super().__init__(mount, copier, connector.effects)
         self.connector = connector
-        self.effects = connector.effects
-        self.copier = copier
         self.strategy = strategy
         self.inline_bytes = inline_bytes
-        self.rpc = RpcClient(mount.first_xid, mount.timeouts)
-        self.credential = encode_auth_sys(AuthSys(0, mount.client.encode(), 0, 0))
         self.lending = Lending(connector.adapter.regions, strategy, connector.effects, retired_max=retired_max)
-        self.file = b""
 
     # --- the connection -----------------------------------------------------------------------------------------------
 
@@ -93,11 +80,10 @@ class NfsRdmaClient(RemoteStorage):
 
     def _start_or_resume(self, now: Time) -> None:
         """A connection is there: begin with the file, or send again whatever was not answered."""
-        waiting = list(self.rpc.pending.values())
-        for request in waiting:
-            self._transmit(request, now)
-        if not waiting and not self.file:
-            self._open_file(now)
+        if self.rpc.pending:
+            self._send_pending(now)
+        elif not self.file:
+            self._open(now)
 
     def finish(self, now: Time) -> None:
         """Every byte is written: disconnect once no call and no Send waits, and finish the copy then."""
@@ -132,31 +118,12 @@ class NfsRdmaClient(RemoteStorage):
                 self.connector.give_up("a call was not answered in time")
         self.received(now)
 
-    def writes_in_flight(self) -> list[PageWrite]:
-        """Return the writes that have not been answered yet."""
-        contexts = [request.context for request in self.rpc.pending.values()]
-        return [context for context in contexts if isinstance(context, PostedWrite)]
-
-    def outstanding(self) -> int:
-        """Return how many calls have no reply."""
-        return len(self.rpc.pending)
-
-    def counted(self) -> dict[str, int]:
-        """Return what RPC has counted."""
-        return {"rpc_retransmissions": self.rpc.retransmissions, "unmatched_replies": self.rpc.unmatched_replies}
-
     # --- calls --------------------------------------------------------------------------------------------------------
 
     def write(self, buffer: PageBuffer, now: Time) -> PostedWrite:
         """Write what lies in *buffer* to where it belongs in the file; return the write, which is under way now."""
         write = PostedWrite(buffer, now)
-        write.xid = self.rpc.next_xid
-        self.payload_bytes += write.count
-        self.effects.append(
-            WriteIssued(
-                write.xid, self.copier.file, write.offset, write.count, buffer.digest, buffer.index, buffer.frames
-            )
-        )
+        self._issue(write)
         self._call_write(write, now)
         return write
 
@@ -176,26 +143,10 @@ class NfsRdmaClient(RemoteStorage):
                 self.effects.append(CompletionDeferred(write.xid))
         self.lending.release(write)
 
-    def _open_file(self, now: Time) -> None:
-        """Make the host's folder, if it has one, and create the file."""
-        folder, _, name = self.copier.file.rpartition("/")
-        if folder:
-            arguments = nfs_calls.encode_mkdir(self.mount.root, folder.encode(), SetAttributes())
-            self._call(nfs.MKDIR, arguments, None, now)
-        else:
-            self._create(self.mount.root, name, now)
-
-    def _create(self, directory: bytes, name: str, now: Time) -> None:
-        self._call(nfs.CREATE, nfs_calls.encode_create(directory, name.encode(), SetAttributes(size=0)), None, now)
-
-    def _call(self, procedure: int, arguments: bytes, context: object, now: Time) -> None:
-        head = encode_call(self.rpc.next_xid, nfs.PROGRAM, nfs.VERSION, procedure, self.credential) + arguments
-        self._transmit(self.rpc.start(procedure, head, None, b"", context, now), now)
-
     def _transmit(self, request: RpcRequest, now: Time) -> None:
-        """Post a call's Send; without a connection it is posted when there is one."""
+        """Post a call's Send; without a connection, or on one that has failed, it is posted when there is another."""
         pair = self.connector.pair
-        if self.connector.state != CONNECTED or pair is None:
+        if self.connector.state != CONNECTED or pair is None or pair.state != READY:
             return
         self.rpc.transmitted(request, now)
         self.effects.append(CallTransmitted(request.xid, request.proc, request.transmissions))
@@ -233,48 +184,8 @@ class NfsRdmaClient(RemoteStorage):
             self.lending.revoked(self.writes_in_flight(), incoming.invalidated)
         self._reply(record, now)
 
-    def _reply(self, record: bytes, now: Time) -> None:
-        request = self.rpc.reply(record, now)
-        if request is None:
-            return
-        self.effects.append(ReplyMatched(request.xid, request.proc))
-        try:
-            reply = decode_reply(record)
-            if not reply.succeeded():
-                self.copier.fail(f"the server refused a call (accept_stat {reply.status})")
-            else:
-                self._result(request, record, reply.results, now)
-        except XdrError as reason:
-            self.copier.fail(f"the server's reply does not decode: {reason}")
-
-    def _result(self, request: RpcRequest, record: bytes, at: int, now: Time) -> None:
-        match request.proc:
-            case nfs.WRITE:
-                self._written(request.context, nfs_replies.decode_write_result(record, at), now)
-            case nfs.COMMIT:
-                self._committed(request.context, nfs_replies.decode_commit(record, at), now)
-            case nfs.MKDIR:
-                result = nfs_replies.decode_create(record, at)
-                if result.file is None:
-                    self.copier.fail(f"MKDIR failed with NFS status {result.status}")
-                else:
-                    self._create(result.file, self.copier.file.rpartition("/")[2], now)
-            case nfs.CREATE:
-                self._created(nfs_replies.decode_create(record, at), now)
-            case _:
-                raise AssertionError(f"no reply to procedure {request.proc} is expected")
-
-    def _created(self, result: nfs_replies.FileResult, now: Time) -> None:
-        if result.file is None:
-            self.copier.fail(f"CREATE failed with NFS status {result.status}")
-            return
-        self.file = result.file
-        for buffer in self.copier.first_fill():
-            self.write(buffer, now)
-        if self.copier.finished():
-            self.finish(now)
-
-    def _written(self, write: PostedWrite, result: nfs_replies.WriteResult, now: Time) -> None:
+    def _written(self, request: RpcRequest, result: nfs_replies.WriteResult, now: Time) -> None:
+        write: PostedWrite = request.context
         if result.status:
             self.copier.fail(f"WRITE failed with NFS status {result.status}")
         elif result.count != write.count:
@@ -287,7 +198,8 @@ class NfsRdmaClient(RemoteStorage):
         else:
             self._answered(write)
 
-    def _committed(self, write: PostedWrite, result: nfs_replies.CommitResult, now: Time) -> None:
+    def _committed(self, request: RpcRequest, result: nfs_replies.CommitResult, now: Time) -> None:
+        write: PostedWrite = request.context
         if result.status:
             self.copier.fail(f"COMMIT failed with NFS status {result.status}")
         elif result.verifier != write.verifier:

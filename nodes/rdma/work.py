@@ -1,6 +1,9 @@
 """What a queue pair is asked to do, and the packets that it makes of it: references to memory until DMA reads them."""
 
-from lateack.nodes.rdma.memory_region import MemoryRegion, Window
+from typing import Any
+
+from lateack.nodes.memory.pages import Window
+from lateack.nodes.rdma.memory_region import MemoryRegion
 from lateack.nodes.records import Record
 from lateack.nodes.stack.host import HostAddress
 
@@ -19,7 +22,7 @@ class RdmaParameters(Record):
 class Completion(Record):
     """A work request is over: acknowledged, or flushed since its queue pair failed; the adapter needs nothing of it."""
 
-    context: object
+    context: Any  # its owner's; mypyc does not find `object` here
     flushed: bool
     psn: int
     data: bytes = b""

@@ -65,8 +65,8 @@ class Vif(GuestReceive):
     """One guest's interface: its rings, its requests that are not answered yet, and its queue of arrived frames."""
 
     __slots__ = (
-        "clock", "kick", "longest_held", "mac", "notifications", "outstanding", "peeked", "polled", "released", "staging",
-        "tx", "unpushed",
+        "clock", "kick", "longest_held", "mac", "notifications", "outstanding", "peeked", "polled", "released",
+        "staging", "tx", "unpushed",
     )  # fmt: skip
 
     def __init__(self, guest: str, domid: int, effects: list[Effect], clock: Clock | None = None) -> None:

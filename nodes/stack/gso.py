@@ -22,7 +22,7 @@ from lateack.nodes.stack.packets import (
     ip_checksum,
     pseudo_sum,
 )
-from lateack.nodes.stack.skb import SkBuff, alloc_skb, kfree_skb, skb_length, skb_linear, skb_put
+from lateack.nodes.stack.skb import SkBuff, alloc_skb, kfree_skb, skb_length, skb_linear, skb_push, skb_put
 from lateack.nodes.stack.skb_copy import must_copy, skb_copy_ubufs
 from lateack.nodes.stack.skb_cut import share_frags
 from lateack.nodes.stack.tcp import TcpSocket
@@ -68,8 +68,9 @@ def _segment(skb: SkBuff, linear: bytes, start: int, size: int) -> SkBuff:
     segment.no_clone = skb.no_clone
     last = start + size == skb_length(skb) - HEADER_BYTES
     copied = linear[HEADER_BYTES + start : HEADER_BYTES + start + size]
-    skb_put(segment, _headers(linear, start, size, number=start // whole.gso_size, last=last))
     skb_put(segment, copied)
+    # In front of it, as TCP does it: a linear area that is full of payload has no room for headers besides.
+    skb_push(segment, _headers(linear, start, size, number=start // whole.gso_size, last=last))
     shinfo = segment.shinfo
     share_frags(segment, whole.frags, max(0, start - (len(linear) - HEADER_BYTES)), size - len(copied))
     shinfo.shared_frag = whole.shared_frag

@@ -31,8 +31,8 @@ from lateack.nodes.stack.tcp_segment import tcp_send_reset
 from lateack.nodes.stack.tcp_timer import tcp_timer_fired
 from lateack.nodes.stack.udp import Reassembly, UdpSocket
 
-EPHEMERAL_FIRST = 700
-"""NFS clients bind reserved ports below 1024 (`xprt_min_resvport`), which is where knfsd expects them."""
+EPHEMERAL_FIRST, EPHEMERAL_LAST = 700, 1023
+"""NFS clients bind reserved ports below 1024 (`xprt_max_resvport`), which is where knfsd expects them."""
 
 SOCKETS_MAX = 4096
 """Connections that a host keeps; beyond it the closed ones are forgotten, and then no more are accepted."""
@@ -114,8 +114,7 @@ class IpStack:
         From *local_port* where that is given (SO_REUSEPORT): then a former connection between the same ports is closed.
         """
         if local_port is None:
-            local_port = self.next_port
-            self.next_port += 1
+            local_port = self._next_port()
         sk = self._new_socket(local_port, address, port)
         tcp_connect(sk, now)
         self.touched.append(sk)
@@ -124,8 +123,7 @@ class IpStack:
     def bind_udp(self, port: int | None = None) -> UdpSocket:
         """Open a UDP socket on *port*, or on the next free one."""
         if port is None:
-            port = self.next_port
-            self.next_port += 1
+            port = self._next_port()
         sk = self.datagram_sockets[port] = UdpSocket(self, port)
         return sk
 
@@ -300,6 +298,18 @@ class IpStack:
         udp = self.datagram_sockets.get(segment.dport)
         if udp is not None:
             udp.received.append((segment.source, segment.sport, segment.payload))
+
+    def _next_port(self) -> int:
+        """Return the next local port that nobody uses; behind the last comes the first (`xs_next_srcport`)."""
+        used = {sk.local_port for sk in self.sockets.values() if sk.state != CLOSED} | self.datagram_sockets.keys()
+        port = self.next_port
+        for _ in range(EPHEMERAL_FIRST, EPHEMERAL_LAST + 1):
+            following = port + 1 if port < EPHEMERAL_LAST else EPHEMERAL_FIRST
+            if port not in used:
+                self.next_port = following
+                return port
+            port = following
+        raise AssertionError("every local port is in use: somebody opens connections and never closes them")
 
     def _new_socket(self, local_port: int, address: int, port: int) -> TcpSocket:
         key = (local_port, address, port)

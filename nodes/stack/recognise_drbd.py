@@ -10,8 +10,10 @@ BLOCK_ID_AT = 16
 """Where a packet of a block has its id: behind the header and the sector."""
 
 PORT = 7788
-REQUESTS = {0x00: "P_DATA", 0x02: "P_RS_DATA_REPLY", 0x03: "P_BARRIER", 0x0B: "P_PROTOCOL"}
-ANSWERS = {0x15: "P_RECV_ACK", 0x16: "P_WRITE_ACK", 0x17: "P_RS_WRITE_ACK", 0x1C: "P_BARRIER_ACK"}
+REQUESTS = {0x00: "P_DATA", 0x02: "P_RS_DATA_REPLY", 0x03: "P_BARRIER", 0x0B: "P_PROTOCOL", 0x13: "P_PING"}
+ANSWERS = {
+    0x14: "P_PING_ACK", 0x15: "P_RECV_ACK", 0x16: "P_WRITE_ACK", 0x17: "P_RS_WRITE_ACK", 0x1C: "P_BARRIER_ACK",
+}  # fmt: skip
 NAMES = (*REQUESTS.values(), *ANSWERS.values())
 WITH_BLOCK = ("P_DATA", "P_RS_DATA_REPLY", "P_RECV_ACK", "P_WRITE_ACK", "P_RS_WRITE_ACK")
 

@@ -76,8 +76,7 @@ def _predicted(sk: TcpSocket, segment: Segment | PagedSegment, now: int) -> None
         elif sk.write_queue and not sk.rtx_queue:
             tcp_ack_probe(sk)
     elif advance < HALF:
-        sk.ack_wanted = True  # it acknowledges what we never sent
-        return
+        return  # it acknowledges what we never sent, see `_tcp_ack`
     payload = segment.payload
     sk.received.append(payload)
     sk.rcv_nxt += len(payload)
@@ -172,7 +171,8 @@ def _tcp_ack(sk: TcpSocket, segment: Segment | PagedSegment, now: int) -> bool:
     una = sk.snd_una
     ack = una + ((segment.ack - una + HALF) & M32) - HALF
     if ack > sk.snd_nxt:
-        sk.ack_wanted = True  # it acknowledges what we never sent
+        # What we never sent: dropped without a word, as Linux does (`tcp_ack`). RFC 9293 3.10.7.4 wants an ACK back,
+        # which a peer that took too many bytes answers as an old segment, and so on without end.
         return False
     window = segment.window << sk.snd_scale
     if ack > una:

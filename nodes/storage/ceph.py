@@ -64,8 +64,10 @@ class CephClient(StreamClient):
             return
         heard = self.heard
         try:
-            while self._next(now):
-                pass
+            for message in messages.whole_messages(self.stream):
+                self.heard = message.sequence
+                if message.kind == messages.OSD_OP_REPLY:
+                    self.replied(message.number, message.kind)
         except Sums as reason:
             raise ProtocolError(str(reason)) from reason
         if self.heard > heard:
@@ -76,6 +78,10 @@ class CephClient(StreamClient):
         self.effects.append(SessionRecovered("ceph", len(self.pending)))
         for write in list(self.pending.values()):
             self._send(write, now)
+
+    def ask_for_life(self, now: Time) -> None:
+        """Say that we are still here; TCP acknowledges that, and nobody answers it (`ceph_con_keepalive`)."""
+        self.say(bytes((messages.TAG_KEEPALIVE,)), now)
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
@@ -97,27 +103,6 @@ class CephClient(StreamClient):
             raise ProtocolError("the OSD refused the session")
         self.state = OPEN
         self.ready_now(now)
-        return True
-
-    def _next(self, now: Time) -> bool:
-        """Take the next message or acknowledgement; return whether there was one."""
-        stream = self.stream
-        if not stream.data:
-            return False
-        tag = stream.data[0]
-        if tag == messages.TAG_ACK:
-            return stream.take(1 + messages.SEQUENCE.size) is not None
-        if tag != messages.TAG_MSG:
-            raise ProtocolError(f"no use for tag {tag}")
-        head = stream.take(1)
-        assert head is not None
-        message = messages.next_message(stream)
-        if message is None:
-            stream.data[:0] = head
-            return False
-        self.heard = message.sequence
-        if message.kind == messages.OSD_OP_REPLY:
-            self.replied(message.number, message.kind)
         return True
 
     def _send(self, write: PageWrite, now: Time) -> None:

@@ -5,6 +5,7 @@ encodings of OSD_OP version 4 and OSD_OPREPLY version 6. All numbers are little-
 and not inverted, as the kernel's `crc32c(0, ...)`. Nothing is signed, and nobody is authenticated.
 """
 
+from collections.abc import Iterator
 from struct import Struct
 from typing import NamedTuple
 
@@ -22,7 +23,7 @@ CONNECT_REPLY = Struct("<BQIIIIB")
 FEATURE_MSG_AUTH = 1 << 23
 OSD_PROTOCOL = 24
 TYPE_CLIENT, TYPE_OSD = 8, 4
-TAG_READY, TAG_CLOSE, TAG_MSG, TAG_ACK = 1, 6, 7, 8
+TAG_READY, TAG_CLOSE, TAG_MSG, TAG_ACK, TAG_KEEPALIVE = 1, 6, 7, 8, 9
 LOSSY = 1
 
 HEADER = Struct("<QQHHHIIIHBQHH")
@@ -31,6 +32,8 @@ FOOTER = Struct("<IIIQB")
 HEADER_BYTES = HEADER.size + CRC.size
 FOOTER_COMPLETE, FOOTER_NO_CRC = 1, 2
 SEQUENCE = Struct("<Q")
+SIGNS_OF_LIFE = {TAG_ACK: 1 + SEQUENCE.size, TAG_KEEPALIVE: 1}
+"""What carries no message, and how many bytes it has with its tag."""
 OSD_OP, OSD_OP_REPLY = 42, 43
 PRIORITY = 127
 PART_MAX = 1 << 24
@@ -128,6 +131,28 @@ def next_message(stream: ByteStream) -> Message | None:
         raise Sums("bad front crc")
     data = whole[start : start + data_bytes]
     return Message(sequence, number, kind, front, data, data_sum, not flags & FOOTER_NO_CRC)
+
+
+def whole_messages(stream: ByteStream) -> Iterator[Message]:
+    """Take what is whole of an open session's stream and yield its messages; the rest only says that somebody is there.
+
+    Raises ProtocolError, and Sums where a message's is wrong.
+    """
+    while stream.data:
+        tag = stream.data[0]
+        if tag in SIGNS_OF_LIFE:
+            if stream.take(SIGNS_OF_LIFE[tag]) is None:
+                return
+            continue
+        if tag != TAG_MSG:
+            raise ProtocolError(f"no use for tag {tag}")
+        head = stream.take(1)
+        assert head is not None
+        message = next_message(stream)
+        if message is None:
+            stream.data[:0] = head
+            return
+        yield message
 
 
 def acknowledgement(sequence: int) -> bytes:

@@ -48,6 +48,7 @@ class DirectoryStore:
         check_handle_bytes(handle_bytes)
         self.handle_bytes = handle_bytes
         self.file_bytes_max = FILE_BYTES_MAX
+        self.read_only = False
         files = OpenFiles(root)
         self._files = files
         self._fsid = (files.device << 32 ^ files.root_fileid) & 0xFFFFFFFFFFFFFFFF
@@ -136,26 +137,26 @@ class DirectoryStore:
 
     def remove(self, directory: bytes, name: bytes, now: int) -> None:
         """Remove a name that is not a directory's."""
-        gone = self._fileid(directory, name)
+        gone = self._named(directory, name)
         above = self._directory(directory).descriptor
         os.unlink(name, dir_fd=above)
         os.fsync(above)
-        self._files.forget(gone)
+        self._files.forget(gone.st_ino, gone.st_nlink - 1)
 
     def rmdir(self, directory: bytes, name: bytes, now: int) -> None:
         """Remove an empty directory."""
-        gone = self._fileid(directory, name)
+        gone = self._named(directory, name).st_ino
         above = self._directory(directory).descriptor
         os.rmdir(name, dir_fd=above)
         os.fsync(above)
-        self._files.forget(gone)
+        self._files.forget(gone, 0)
 
     def rename(self, from_directory: bytes, from_name: bytes, to_directory: bytes, to_name: bytes, now: int) -> None:
         """Give a file another name, replacing what bore it."""
-        moved = self._fileid(from_directory, from_name)
+        moved = self._named(from_directory, from_name)
         check_name(to_name)
         try:
-            replaced = self._fileid(to_directory, to_name)
+            replaced = self._named(to_directory, to_name)
         except FileNotFoundError:
             replaced = moved
         source = self._directory(from_directory).descriptor
@@ -163,8 +164,9 @@ class DirectoryStore:
         os.rename(from_name, to_name, src_dir_fd=source, dst_dir_fd=target)
         os.fsync(target)  # the new name first: between the two a crash leaves a file with both, never with none
         os.fsync(source)
-        if replaced != moved:
-            self._files.forget(replaced)
+        if replaced.st_ino != moved.st_ino:
+            is_directory = stat.S_ISDIR(replaced.st_mode)
+            self._files.forget(replaced.st_ino, 0 if is_directory else replaced.st_nlink - 1)
         self.lookup(to_directory, to_name)
 
     def readdir(self, directory: bytes) -> list[tuple[bytes, int]]:
@@ -261,9 +263,10 @@ class DirectoryStore:
 
     # --- what the system says
 
-    def _fileid(self, directory: bytes, name: bytes) -> int:
+    def _named(self, directory: bytes, name: bytes) -> os.stat_result:
+        """What bears a name in a directory."""
         check_name(name)
-        return os.stat(name, dir_fd=self._directory(directory).descriptor, follow_symlinks=False).st_ino
+        return os.stat(name, dir_fd=self._directory(directory).descriptor, follow_symlinks=False)
 
     def _status(self, fileid: int) -> os.stat_result:
         """What is known of a file that may be neither file nor directory, by its place alone."""
@@ -273,10 +276,11 @@ class DirectoryStore:
                 break
             try:
                 status = os.stat(place.name, dir_fd=self._files.get(place.parent).descriptor, follow_symlinks=False)
+                if status.st_ino == fileid:
+                    return status
             except (FileNotFoundError, NfsError):
-                continue  # it is no longer there: search once
-            if status.st_ino == fileid:
-                return status
+                pass
+            self._files.lost(fileid)  # it is no longer there: search once
         raise NfsError(NFS3ERR_STALE)
 
     def _parent_of(self, fileid: int) -> tuple[int, bytes]:

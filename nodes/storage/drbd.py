@@ -112,6 +112,10 @@ class DrbdClient(StreamClient):
         self.answered(write)
         self.reconnects = reconnects
 
+    def ask_for_life(self, now: Time) -> None:
+        """Ping the peer."""
+        self.say(packets.ping(), now)
+
     # --- inside -------------------------------------------------------------------------------------------------------
 
     def _packet(self, command: int, body: bytes, now: Time) -> None:
@@ -127,6 +131,8 @@ class DrbdClient(StreamClient):
             self.unsynced.pop(self.epoch.pop(packets.decode_barrier_ack(body), -1), None)
         elif command == packets.P_RS_WRITE_ACK:
             self._synced(packets.decode_ack(body), now)
+        elif command == packets.P_PING_ACK:
+            pass  # it is there
         else:
             raise ProtocolError(f"a primary has no use for command {command:#x}")
 

@@ -14,6 +14,7 @@ VERSION_MIN, VERSION_MAX = 86, 95
 
 P_DATA, P_RS_DATA_REPLY, P_BARRIER, P_PROTOCOL = 0x00, 0x02, 0x03, 0x0B
 P_RECV_ACK, P_WRITE_ACK, P_RS_WRITE_ACK, P_BARRIER_ACK = 0x15, 0x16, 0x17, 0x1C
+P_PING, P_PING_ACK = 0x13, 0x14
 P_CONNECTION_FEATURES = 0xFFFE
 
 MAGIC = 0x8374_0267
@@ -39,7 +40,7 @@ DP_SEND_RECEIVE_ACK, DP_SEND_WRITE_ACK = 128, 256
 WIRE_PROTOCOLS = {"A": 1, "B": 2, "C": 3}
 DIGEST_NAME = b"crc32c"
 
-ANSWERS = {P_RECV_ACK, P_WRITE_ACK, P_RS_WRITE_ACK, P_BARRIER_ACK}
+ANSWERS = {P_PING_ACK, P_RECV_ACK, P_WRITE_ACK, P_RS_WRITE_ACK, P_BARRIER_ACK}
 
 
 class Packet(NamedTuple):
@@ -154,6 +155,16 @@ def decode_ack(body: bytes) -> int:
     if len(body) != BLOCK_ACK.size:
         raise ProtocolError("an acknowledgement of another length")
     return int(BLOCK_ID.unpack(BLOCK_ACK.unpack(body)[1])[0])
+
+
+def ping() -> bytes:
+    """Return P_PING, by which one asks whether the other is there."""
+    return header(P_PING, 0)
+
+
+def ping_ack() -> bytes:
+    """Return the answer to a P_PING."""
+    return header(P_PING_ACK, 0)
 
 
 def barrier(number: int) -> bytes:

@@ -110,6 +110,7 @@ class IscsiInitiator(InitiatorSession):
         elif opcode == iscsi.DATA_IN:
             self._read(pdu, now)
         elif opcode == iscsi.NOP_IN:
+            self.asked.pop(pdu.tag, None)
             if pdu.word(20) != NO_TAG:
                 self.tell(iscsi_pdus.nop_out(pdu.word(20), self.command_number, self.expected_status), now)
         elif opcode == iscsi.LOGOUT_RESPONSE:

@@ -54,6 +54,12 @@ def nop_out(transfer_tag: int, command_number: int, expected_status: int) -> byt
     return bhs(iscsi.NOP_OUT | IMMEDIATE, FINAL, (transfer_tag, command_number, expected_status, 0, 0, 0, 0))
 
 
+def ping(tag: int, command_number: int, expected_status: int) -> bytes:
+    """Ask the target for a sign of life (RFC 7143 section 11.18)."""
+    words = (NO_TAG, command_number, expected_status, 0, 0, 0, 0)
+    return bhs(iscsi.NOP_OUT | IMMEDIATE, FINAL, words, tag=tag)
+
+
 def logout_request(tag: int, command_number: int, expected_status: int) -> bytes:
     """Ask to close the session (reason 0)."""
     words = (CONNECTION, command_number, expected_status, 0, 0, 0, 0)

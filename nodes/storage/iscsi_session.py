@@ -18,7 +18,7 @@ SESSION = bytes.fromhex("8000000100000000")
 """Our ISID, of the random kind (section 11.12.5), and a TSIH of 0: a new session, in the place of any old one."""
 SERIAL_HALF = 0x8000_0000
 
-CAPACITY, READY, IDENTITY, FLUSH, GOODBYE = "capacity", "ready", "identity", "flush", "goodbye"
+CAPACITY, READY, IDENTITY, FLUSH, GOODBYE, PING = "capacity", "ready", "identity", "flush", "goodbye", "ping"
 """What may be asked besides writes."""
 
 
@@ -119,6 +119,13 @@ class InitiatorSession(StreamClient):
             command_number=self.next_command(), expected_status=self.expected_status,
         )  # fmt: skip
         self.tell(header, now)
+
+    def ask_for_life(self, now: Time) -> None:
+        """Ping the target, unless it has not answered the last one."""
+        if PING not in self.asked.values():
+            tag = self.next_tag()
+            self.asked[tag] = PING
+            self.tell(iscsi_pdus.ping(tag, self.command_number, self.expected_status), now)
 
     def tell(self, header: bytes, now: Time) -> None:
         """Send a PDU without data."""

@@ -52,6 +52,7 @@ class MemoryStore:
         "fsid",
         "handle_bytes",
         "next_fileid",
+        "read_only",
         "root",
         "used_bytes",
     )
@@ -63,6 +64,7 @@ class MemoryStore:
         self.handle_bytes = handle_bytes
         self.capacity_bytes = capacity_bytes
         self.file_bytes_max = FILE_BYTES_MAX
+        self.read_only = False
         self.fsid = fsid
         self.used_bytes = 0
         self.next_fileid = 1

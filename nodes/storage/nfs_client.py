@@ -13,7 +13,6 @@ from lateack.nodes.facts import (
     CallTimedOut,
     CallTransmitted,
     CompletionDeferred,
-    ReplyMatched,
     VerifierChanged,
     WriteIssued,
     WriteReissued,
@@ -23,29 +22,22 @@ from lateack.nodes.stack.host import IpStack
 from lateack.nodes.stack.packets import digest_of
 from lateack.nodes.stack.udp import udp_send_skb
 from lateack.nodes.storage import nfs, nfs_calls, nfs_replies
-from lateack.nodes.storage.nfs import SetAttributes
+from lateack.nodes.storage.nfs_file import PADDING
 from lateack.nodes.storage.nfs_mount import NfsMount as NfsMount
 from lateack.nodes.storage.nfs_write import NfsWrite as NfsWrite
-from lateack.nodes.storage.page_write import PageWrite
-from lateack.nodes.storage.rpc import AuthSys, decode_reply, encode_auth_sys, encode_call
 from lateack.nodes.storage.rpc_client import FAILED, RpcRequest
 from lateack.nodes.storage.rpc_transport import RpcTransport
-from lateack.nodes.storage.xdr import XdrError
 from lateack.nodes.strategies.guest import GuestStrategy
-
-PADDING = (b"", b"\0\0\0", b"\0\0", b"\0")
 
 
 class NfsClient(RpcTransport):
     """One mount with one file on it."""
 
-    __slots__ = ("credential", "file", "strategy")
+    __slots__ = ("strategy",)
 
     def __init__(self, mount: NfsMount, stack: IpStack, copier: Copier, strategy: GuestStrategy) -> None:
         super().__init__(mount, stack, copier)
         self.strategy = strategy
-        self.credential = encode_auth_sys(AuthSys(0, mount.client.encode(), 0, 0))
-        self.file = b""
 
     # --- the mount ----------------------------------------------------------------------------------------------------
 
@@ -56,11 +48,6 @@ class NfsClient(RpcTransport):
             self._disconnect(now)
         # Else the strategy has believed somebody else than the server, whose replies are still to come.
 
-    def writes_in_flight(self) -> list[PageWrite]:
-        """Return the writes whose WRITE or COMMIT has not been answered."""
-        contexts = [request.context for request in self.rpc.pending.values()]
-        return [context for context in contexts if isinstance(context, NfsWrite)]
-
     # --- calls --------------------------------------------------------------------------------------------------------
 
     def write(self, buffer: PageBuffer, now: Time) -> NfsWrite:
@@ -68,13 +55,7 @@ class NfsClient(RpcTransport):
         write = NfsWrite(buffer, self.mount.stable, now)
         if self.mount.pins:
             write.pin()
-        write.xid = self.rpc.next_xid
-        self.payload_bytes += write.count
-        self.effects.append(
-            WriteIssued(
-                write.xid, self.copier.file, write.offset, write.count, buffer.digest, buffer.index, buffer.frames
-            )
-        )
+        self._issue(write)
         self._call_write(write, now)
         return write
 
@@ -109,34 +90,10 @@ class NfsClient(RpcTransport):
         if self.finishing and not self.rpc.pending:
             self._disconnect(now)
 
-    def _open(self, now: Time) -> None:
-        """Make the guest's folder, if it has one, and create the file."""
-        folder, _, name = self.copier.file.rpartition("/")
-        if folder:
-            arguments = nfs_calls.encode_mkdir(self.mount.root, folder.encode(), SetAttributes())
-            self._call(nfs.MKDIR, arguments, None, now)
-        else:
-            self._create(self.mount.root, name, now)
-
-    def _create(self, directory: bytes, name: str, now: Time) -> None:
-        arguments = nfs_calls.encode_create(directory, name.encode(), SetAttributes(size=0))
-        self._call(nfs.CREATE, arguments, None, now)
-
     def _call_write(self, write: NfsWrite, now: Time) -> None:
         """Call WRITE for what the server has not acknowledged of a write: all of it, but after a short WRITE."""
         arguments = nfs_calls.encode_write_head(self.file, write.offset + write.start, write.left(), write.stable)
-        self._call(nfs.WRITE, arguments, write, now)
-
-    def _call(self, procedure: int, arguments: bytes, context: object, now: Time) -> None:
-        head = encode_call(self.rpc.next_xid, nfs.PROGRAM, nfs.VERSION, procedure, self.credential) + arguments
-        padding = PADDING[context.left() & 3] if isinstance(context, NfsWrite) and procedure == nfs.WRITE else b""
-        request = self.rpc.start(procedure, head, None, padding, context, now)
-        self._transmit(request, now)
-
-    def _send_pending(self, now: Time) -> None:
-        """Send every call again that has no reply, in the order in which they were made."""
-        for request in list(self.rpc.pending.values()):
-            self._transmit(request, now)
+        self._call(nfs.WRITE, arguments, write, now, tail=PADDING[write.left() & 3])
 
     def _transmit(self, request: RpcRequest, now: Time) -> None:
         """Hand a call to the transport; every transmission asks the strategy anew what of the pages may go down."""
@@ -162,50 +119,13 @@ class NfsClient(RpcTransport):
 
     # --- replies ------------------------------------------------------------------------------------------------------
 
-    def _reply(self, record: bytes, now: Time) -> None:
-        request = self.rpc.reply(record, now)
-        if request is None:
-            return
-        self.effects.append(ReplyMatched(request.xid, request.proc))
-        try:
-            reply = decode_reply(record)
-            if not reply.succeeded():
-                self.copier.fail(f"the server refused a call (accept_stat {reply.status})")
-            else:
-                self._result(request, record, reply.results, now)
-        except XdrError as reason:
-            self.copier.fail(f"the server's reply does not decode: {reason}")
-        if self.finishing and not self.rpc.pending:
-            self._disconnect(now)
+    # --- replies ------------------------------------------------------------------------------------------------------
 
-    def _result(self, request: RpcRequest, record: bytes, at: int, now: Time) -> None:
-        match request.proc:
-            case nfs.WRITE:
-                self._written(request.context, nfs_replies.decode_write_result(record, at), now)
-            case nfs.COMMIT:
-                self._committed(request.context, nfs_replies.decode_commit(record, at), now)
-            case nfs.MKDIR:
-                result = nfs_replies.decode_create(record, at)
-                if result.file is None:
-                    self.copier.fail(f"MKDIR failed with NFS status {result.status}")
-                else:
-                    self._create(result.file, self.copier.file.rpartition("/")[2], now)
-            case nfs.CREATE:
-                self._created(nfs_replies.decode_create(record, at), now)
-            case _:
-                raise AssertionError(f"no reply to procedure {request.proc} is expected")
+    def _all_answered(self, now: Time) -> None:
+        self._disconnect(now)
 
-    def _created(self, result: nfs_replies.FileResult, now: Time) -> None:
-        if result.file is None:
-            self.copier.fail(f"CREATE failed with NFS status {result.status}")
-            return
-        self.file = result.file
-        for buffer in self.copier.first_fill():
-            self.write(buffer, now)
-        if self.copier.finished():
-            self.finish(now)
-
-    def _written(self, write: NfsWrite, result: nfs_replies.WriteResult, now: Time) -> None:
+    def _written(self, request: RpcRequest, result: nfs_replies.WriteResult, now: Time) -> None:
+        write: NfsWrite = request.context
         if result.status:
             self.copier.fail(f"WRITE failed with NFS status {result.status}")
         elif result.count != write.left():
@@ -244,7 +164,8 @@ class NfsClient(RpcTransport):
             )  # fmt: skip
         self._call_write(write, now)
 
-    def _committed(self, write: NfsWrite, result: nfs_replies.CommitResult, now: Time) -> None:
+    def _committed(self, request: RpcRequest, result: nfs_replies.CommitResult, now: Time) -> None:
+        write: NfsWrite = request.context
         if result.status:
             self.copier.fail(f"COMMIT failed with NFS status {result.status}")
         elif result.verifier != write.verifier:

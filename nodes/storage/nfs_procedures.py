@@ -31,6 +31,7 @@ _UINT = struct.Struct(">I")
 _COOKIE_VERIFIER = bytes(nfs.VERIFIER_BYTES)
 _FILE_ACCESS = nfs.ACCESS_READ | nfs.ACCESS_MODIFY | nfs.ACCESS_EXTEND | nfs.ACCESS_EXECUTE
 _DIRECTORY_ACCESS = nfs.ACCESS_READ | nfs.ACCESS_LOOKUP | nfs.ACCESS_MODIFY | nfs.ACCESS_EXTEND | nfs.ACCESS_DELETE
+_CHANGING = nfs.ACCESS_MODIFY | nfs.ACCESS_EXTEND | nfs.ACCESS_DELETE
 # Bytes of the results after the status where an operation failed: attributes that we do not give, each a zero.
 _POST_OP, _WCC = 4, 8
 _FAILURE_BYTES = {
@@ -101,10 +102,15 @@ class NfsProcedures:
         return nfs_replies.encode_lookup(file, store.getattr(file), store.getattr(arguments.directory))
 
     def access(self, admitted: AdmittedCall, now: int) -> bytes:
-        """ACCESS: everything that makes sense for the kind of file, for this server asks nobody who he is."""
+        """ACCESS: everything that makes sense for the kind of file, for this server asks nobody who he is.
+
+        Of what may only be read, nothing that would change it (`nfsd_access`, where EROFS clears the bit).
+        """
         arguments: nfs_calls.AccessArguments = admitted.arguments
         attributes = self.store.getattr(arguments.file)
         granted = _DIRECTORY_ACCESS if attributes.kind == nfs.NF3DIR else _FILE_ACCESS
+        if self.store.read_only:
+            granted &= ~_CHANGING
         return nfs_replies.encode_access(attributes, arguments.access & granted)
 
     def read(self, admitted: AdmittedCall, now: int) -> bytes:

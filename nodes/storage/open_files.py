@@ -7,6 +7,7 @@ import errno
 import fcntl
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +20,8 @@ DEPTH_MAX: Final = 32
 """How deep directories may be nested: less than OPEN_FILES_MAX, so that a parent is open while its child is opened."""
 PLACES_MAX: Final = 65536
 """For how many files the store remembers where they are; others are searched for."""
+ABSENT_MAX: Final = 65536
+"""How many files the store remembers not to have found; the others are searched for again."""
 OPEN_FLAGS: Final = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 _FS_IOC_GETVERSION = 0x80087601
@@ -40,15 +43,25 @@ class Place(LightRecord):
 
 
 class OpenFiles:
-    """A bounded cache of descriptors below a root, by fileid (inode number)."""
+    """A bounded cache of descriptors below a root, by fileid (inode number).
 
-    def __init__(self, root: str | Path) -> None:
+    Anybody can make up handles, so a walk that finds nothing must not be had for each of them: once the whole tree has
+    been seen and nothing `forgotten` since, what has no place is not there, and of a tree that is too large for that it
+    is noted which files are `absent`. What somebody else moves into the tree is found as soon as it is looked up.
+    """
+
+    def __init__(self, root: str | Path, *, places_max: int = PLACES_MAX) -> None:
         descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         status = os.fstat(descriptor)
         self.device = status.st_dev
         self.root_fileid = status.st_ino
         self.root = OpenFile(descriptor, _generation(descriptor), True)
         self.places: dict[int, Place] = {}
+        self.absent: dict[int, None] = {}
+        self.places_max = places_max
+        self.walks = 0
+        self.forgotten = 0
+        self.forgotten_when_seen: int | None = None  # at the last walk that went through the whole tree
         self._open: dict[int, OpenFile] = {}  # the least recently used first
 
     def close(self) -> None:
@@ -75,11 +88,15 @@ class OpenFiles:
             place = place or self.search(fileid)
             if place is None or depth >= DEPTH_MAX:
                 break
-            parent = self.get(place.parent, depth + 1)
-            found = self._open_at(parent.descriptor, place.name, fileid)
+            try:
+                found = self._open_at(self.get(place.parent, depth + 1).descriptor, place.name, fileid)
+            except NfsError:
+                if depth:
+                    raise
+                found = None  # its directory is gone, but it may have been moved before
             if found is not None:
                 return found
-            self.places.pop(fileid, None)
+            self.lost(fileid)
         raise NfsError(NFS3ERR_STALE)
 
     def _open_at(self, parent: int, name: bytes, fileid: int) -> OpenFile | None:
@@ -99,29 +116,54 @@ class OpenFiles:
         return OpenFile(descriptor, _generation(descriptor), is_directory)
 
     def search(self, fileid: int) -> Place | None:
-        """Walk the tree for a file that a handle from before a restart names."""
+        """Walk the tree for a file that a handle from before a restart names, unless it is known not to be there."""
+        forgotten = self.forgotten
+        if self.forgotten_when_seen == forgotten or fileid in self.absent:
+            return None
+        self.walks += 1
+        for parent, name, status in self._walk():
+            self.remember(status.st_ino, Place(parent, name))
+            if status.st_ino == fileid:
+                return self.places[fileid]
+        self.forgotten_when_seen = forgotten
+        if len(self.absent) >= ABSENT_MAX:
+            del self.absent[next(iter(self.absent))]
+        self.absent[fileid] = None
+        return None
+
+    def _walk(self) -> Iterator[tuple[int, bytes, os.stat_result]]:
+        """Yield every name of the tree with the directory that it stands in; what goes meanwhile is left out."""
         for _, directories, files, descriptor in os.fwalk(".", dir_fd=self.root.descriptor):
             parent = os.fstat(descriptor).st_ino
             for name in (*directories, *files):
-                status = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
-                if status.st_dev != self.device:
-                    if name in directories:
-                        directories.remove(name)  # another file system: not ours to walk
+                try:
+                    status = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
+                except FileNotFoundError:
                     continue
-                self.remember(status.st_ino, Place(parent, os.fsencode(name)))
-                if status.st_ino == fileid:
-                    return self.places[fileid]
-        return None
+                if status.st_dev == self.device:
+                    yield parent, os.fsencode(name), status
+                elif name in directories:
+                    directories.remove(name)  # another file system: not ours to walk
 
     def remember(self, fileid: int, place: Place) -> None:
         """Note where a file was seen."""
-        if len(self.places) >= PLACES_MAX and fileid not in self.places:
+        if len(self.places) >= self.places_max and fileid not in self.places:
             del self.places[next(iter(self.places))]
+            self.forgotten += 1
         self.places[fileid] = place
+        self.absent.pop(fileid, None)
 
-    def forget(self, fileid: int) -> None:
-        """A name of this file is gone: close it, so that a handle to it is found stale or found elsewhere."""
-        self.places.pop(fileid, None)
+    def lost(self, fileid: int) -> None:
+        """A file is no longer where it was; if it still is anywhere, only a walk can tell."""
+        if self.places.pop(fileid, None) is not None:
+            self.forgotten += 1
+
+    def forget(self, fileid: int, names: int) -> None:
+        """A name of this file is gone and *names* are left: close it, so that it is found stale or found elsewhere."""
+        if names:
+            self.lost(fileid)
+        else:
+            self.places.pop(fileid, None)
         found = self._open.pop(fileid, None)
         if found is not None:
             os.close(found.descriptor)

@@ -1,7 +1,7 @@
 """One write of a client's application, from its call to its completion, or until the application gives up on it."""
 
 from lateack.nodes.application import PageBuffer
-from lateack.nodes.memory.pages import Page, get_page, put_page
+from lateack.nodes.memory.pages import Window, get_page, put_page, windows_between
 from lateack.nodes.node import Time
 
 
@@ -23,7 +23,7 @@ class PageWrite:
         self.count = buffer.count
         self.data = buffer.data
         self.pages = buffer.windows()
-        self.part: list[tuple[Page, int, int]] | None = None
+        self.part: list[Window] | None = None
         self.issued_at = now
         self.xid = 0
         self.transmissions = 0
@@ -32,24 +32,13 @@ class PageWrite:
         self.done = False
         self.token: object | None = None
 
-    def windows(self) -> list[tuple[Page, int, int]]:
+    def windows(self) -> list[Window]:
         """Return the (page, offset, size) windows of what is handed over now, in file order: all of it, or a part."""
         return self.pages if self.part is None else self.part
 
     def narrow(self, start: int, size: int) -> None:
         """What is handed over next is *size* bytes from byte *start* of the write on."""
-        part: list[tuple[Page, int, int]] = []
-        for page, offset, length in self.pages:
-            if size <= 0:
-                break
-            if start >= length:
-                start -= length
-                continue
-            taken = min(length - start, size)
-            part.append((page, offset + start, taken))
-            size -= taken
-            start = 0
-        self.part = part
+        self.part = windows_between(self.pages, start, size)
 
     def pin(self) -> None:
         """Hold the pages until the call is over (`nfs_get_user_pages`): they cannot be freed under it."""

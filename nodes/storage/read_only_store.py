@@ -9,12 +9,13 @@ from lateack.nodes.storage.store import Store
 class ReadOnlyStore:
     """Another store, of which whatever changes something raises NFS3ERR_ROFS, as a server does for an export `ro`."""
 
-    __slots__ = ("file_bytes_max", "inner", "root")
+    __slots__ = ("file_bytes_max", "inner", "read_only", "root")
 
     def __init__(self, inner: Store) -> None:
         self.inner = inner
         self.root = inner.root
         self.file_bytes_max = inner.file_bytes_max
+        self.read_only = True
 
     # --- what is refused
 

@@ -15,50 +15,29 @@ from lateack.nodes.stack.tcp import CLOSE_WAIT, CLOSED, ESTABLISHED, MAY_SEND, T
 from lateack.nodes.stack.tcp_output import tcp_sendmsg
 from lateack.nodes.stack.udp import UdpSocket, ip_make_skb
 from lateack.nodes.storage import nfs
+from lateack.nodes.storage.nfs_file import NfsFile
 from lateack.nodes.storage.nfs_mount import NfsMount
 from lateack.nodes.storage.reconnection import NEVER, SAME_PORT, Reconnection
-from lateack.nodes.storage.remote import RemoteStorage
 from lateack.nodes.storage.rpc import RecordReader, RecordTooLong, record_mark
-from lateack.nodes.storage.rpc_client import RpcClient
 
 
-class RpcTransport(RemoteStorage):
-    """The lower half of a mount; `socket` is None until it is mounted, and always over UDP. The upper half overrides.
+class RpcTransport(NfsFile):
+    """A mount over sockets; `socket` is None until it is mounted, and always over UDP.
 
     `connected` says that the connection is known to be up, `opened` that the mount has been used.
     """
 
-    __slots__ = (
-        "connected", "copier", "effects", "mount", "opened", "reader", "reconnection", "rpc", "socket", "stack", "udp",
-    )  # fmt: skip
+    __slots__ = ("connected", "opened", "reader", "reconnection", "socket", "stack", "udp")
 
     def __init__(self, mount: NfsMount, stack: IpStack, copier: Copier) -> None:
-        super().__init__()
-        self.mount = mount
+        super().__init__(mount, copier, stack.effects)
         self.stack = stack
-        self.effects = stack.effects
-        self.copier = copier
-        self.rpc = RpcClient(mount.first_xid, mount.timeouts)
         self.reader = RecordReader()
         self.reconnection = Reconnection(mount.reconnect)
         self.socket: TcpSocket | None = None
         self.udp: UdpSocket | None = None
         self.connected = False
         self.opened = False
-
-    # --- what the upper half does -------------------------------------------------------------------------------------
-
-    def _open(self, now: Time) -> None:
-        """The transport is up for the first time: begin."""
-        raise NotImplementedError
-
-    def _send_pending(self, now: Time) -> None:
-        """The connection is a new one: send every call again that has no reply."""
-        raise NotImplementedError
-
-    def _reply(self, record: bytes, now: Time) -> None:
-        """Take one reply."""
-        raise NotImplementedError
 
     # --- the connection -----------------------------------------------------------------------------------------------
 
@@ -108,17 +87,6 @@ class RpcTransport(RemoteStorage):
         if at is None:
             return deadline
         return at if deadline is None else min(at, deadline)
-
-    def outstanding(self) -> int:
-        """Return how many calls have no reply."""
-        return len(self.rpc.pending)
-
-    def counted(self) -> dict[str, int]:
-        """Return what RPC has counted."""
-        return {
-            "rpc_retransmissions": self.rpc.retransmissions,
-            "unmatched_replies": self.rpc.unmatched_replies,
-        }
 
     def _disconnect(self, now: Time) -> None:
         if self.socket is not None and self.mount.unmount:
@@ -181,5 +149,6 @@ class RpcTransport(RemoteStorage):
                 for record in self.reader.feed(chunk):
                     self._reply(record, now)
         except RecordTooLong as reason:
+            # No stream to go on with: as good as lost (`xs_tcp_read_fraghdr`, xprt_force_disconnect).
             self.stack.abort(sk, str(reason), now)
-            self.copier.fail(str(reason))
+            self._lost(str(reason), now)

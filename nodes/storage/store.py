@@ -36,6 +36,8 @@ class Store(Protocol):
 
     root: bytes
     file_bytes_max: int
+    read_only: bool
+    """Whether whatever would change something is refused."""
 
     def getattr(self, file: bytes) -> Attributes:
         """What a file is."""

@@ -1,11 +1,16 @@
 """What clients of one TCP connection to a storage server have in common: it is opened, lost, and opened again.
 
 The next connection comes from the next local port. What becomes of the writes under way is the protocol's to say.
+
+A server that has died tells nobody, and where everything was acknowledged TCP has nothing to ask for. So these clients
+ask for a sign of life when they wait and hear nothing (NOP-Out in iSCSI, P_PING in DRBD, KEEPALIVE in Ceph): it is
+answered with a RST by a server that is back, and by nobody, until TCP gives up, by one that is not. Where we differ:
+they have limits of their own for the answer, such as 5 s and 0.5 s, and drop the connection themselves.
 """
 
 from lateack.nodes.application import Copier, PageBuffer
 from lateack.nodes.facts import CallTransmitted, CompletionDeferred, Reconnecting, ReplyMatched, WriteIssued
-from lateack.nodes.node import Time
+from lateack.nodes.node import S, Time
 from lateack.nodes.records import Record
 from lateack.nodes.stack.host import IpStack
 from lateack.nodes.stack.lifetime import Frag
@@ -17,6 +22,11 @@ from lateack.nodes.strategies.guest import GuestStrategy
 
 RECONNECTS_MAX = 64
 """Connections in a row that brought nothing forward, after which the copy is given up."""
+SILENCE_MAX = 5 * S
+"""How long a client waits in silence before it asks for a sign of life (node.conn[0].timeo.noop_out_interval of
+open-iscsi, osd_keepalive_timeout of Ceph's; DRBD's ping-int is 10 s)."""
+GREETING_MAX = 10 * S
+"""How long a server may take over its half of the greeting, before the connection is given up."""
 
 
 class Peer(Record):
@@ -58,8 +68,8 @@ class StreamClient(RemoteStorage):
     """The door for protocols over one connection at a time; `pending` are the writes that were not answered."""
 
     __slots__ = (
-        "begun", "copier", "effects", "next_number", "opened", "peer", "pending", "ready", "reconnects", "sent_again",
-        "socket", "stack", "strategy", "stream",
+        "begun", "copier", "effects", "heard_at", "next_number", "opened", "peer", "pending", "ready", "reconnects",
+        "sent_again", "socket", "stack", "strategy", "stream",
     )  # fmt: skip
 
     def __init__(self, peer: Peer, stack: IpStack, copier: Copier, strategy: GuestStrategy) -> None:
@@ -76,6 +86,7 @@ class StreamClient(RemoteStorage):
         self.opened = False
         self.ready = False
         self.begun = False
+        self.heard_at: Time = 0
         self.reconnects = 0
         self.sent_again = 0
 
@@ -91,6 +102,10 @@ class StreamClient(RemoteStorage):
 
     def recover(self, now: Time) -> None:
         """Another connection is ready: send what the last one did not carry to its end."""
+        raise NotImplementedError
+
+    def ask_for_life(self, now: Time) -> None:
+        """Send what a server that is there answers, or at least acknowledges."""
         raise NotImplementedError
 
     def dropped(self, now: Time) -> None:
@@ -112,8 +127,10 @@ class StreamClient(RemoteStorage):
         assert sk is not None, "frames came before the host was booted"
         if not self.opened and sk.state == ESTABLISHED:
             self.opened = True
+            self.heard_at = now
             self.greet(now)
         if sk.received:
+            self.heard_at = now
             for chunk in sk.take_received():
                 self.stream.feed(chunk)
             self._arrived(sk, now)
@@ -134,6 +151,24 @@ class StreamClient(RemoteStorage):
                 self.copier.finish()
         elif sk.state == CLOSED or sk.fin_received:
             self._reconnect(now)
+
+    def next_deadline(self) -> Time | None:
+        """Return when the silence has lasted too long, if anything is waited for that is not TCP's to care about."""
+        if not self.opened or self.copier.over or (self.ready and self.quiet()):
+            return None
+        return self.heard_at + (SILENCE_MAX if self.ready else GREETING_MAX)
+
+    def timed_out(self, now: Time) -> None:
+        """Nothing has come for too long: see whether the server still is there."""
+        deadline, sk = self.next_deadline(), self.socket
+        if deadline is None or now < deadline or sk is None:
+            return
+        self.heard_at = now
+        if not self.ready:
+            self.stack.abort(sk, "the server does not greet", now)
+            self.watch(now)
+        elif sk.snd_una == sk.write_seq:  # else TCP asks already
+            self.ask_for_life(now)
 
     def finish(self, now: Time) -> None:
         """Every byte is written: close the connection once nothing is to be waited for."""
@@ -171,11 +206,12 @@ class StreamClient(RemoteStorage):
         if self.reconnects > RECONNECTS_MAX:
             self.copier.fail(f"the server dropped {RECONNECTS_MAX} connections one after the other")
             return
-        self.effects.append(Reconnecting(self.stack.next_port, "the connection was lost"))
         self.opened = self.ready = False
         self.stream = ByteStream()
-        self.dropped(now)
         self.connect(now)
+        assert self.socket is not None
+        self.effects.append(Reconnecting(self.socket.local_port, "the connection was lost"))
+        self.dropped(now)
 
     # --- writes -------------------------------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from lateack.nodes.facts import FileAtRest
 from lateack.nodes.node import Time
 from lateack.nodes.stack.packets import digest_of
-from lateack.nodes.storage.nfs import NFS3ERR_NOENT, NfsError
+from lateack.nodes.storage.nfs import NF3REG, NFS3ERR_NOENT, NFS3ERR_NOTDIR, NfsError
 from lateack.nodes.storage.store import Store
 
 
@@ -45,26 +45,27 @@ class Volume:
 
 
 def files_at_rest(store: Store, names: Iterable[str], chunk: int) -> list[FileAtRest]:
-    """Read whole files back, those that are there, and return what lies in them as digests of *chunk* bytes each."""
+    """Read whole files back, those that still are there, and return what lies in them as digests of *chunk* bytes."""
     found: list[FileAtRest] = []
     for name in names:
         handle: bytes | None = store.root
         for part in name.encode().split(b"/"):
             handle = handle and _found(store, handle, part)
-        if handle is not None:
-            size = store.getattr(handle).size
+        attributes = None if handle is None else store.getattr(handle)
+        if handle is not None and attributes is not None and attributes.kind == NF3REG:
+            size = attributes.size
             digests = [digest_of(store.read(handle, at, chunk)) for at in range(0, size, chunk)]
             found.append(FileAtRest(name, size, chunk, tuple(digests)))
     return found
 
 
 def _found(store: Store, directory: bytes, name: bytes) -> bytes | None:
-    """Return the handle of a name in a directory, or None where it is not there."""
+    """Return the handle of a name in a directory, or None where there is none, or no directory any more."""
     try:
         return store.lookup(directory, name)
-    except FileNotFoundError:  # so a store says it that is a folder of the operating system's
+    except (FileNotFoundError, NotADirectoryError):  # so a store says it that is a folder of the operating system's
         return None
     except NfsError as error:
-        if error.status != NFS3ERR_NOENT:
+        if error.status not in (NFS3ERR_NOENT, NFS3ERR_NOTDIR):
             raise
         return None

@@ -94,12 +94,13 @@ class WriteBackStore:
     lost. Nothing here outlives this object: a server that starts again makes a new one over the same disk.
     """
 
-    __slots__ = ("dirty", "dirty_bytes", "dirty_bytes_max", "errors", "file_bytes_max", "inner", "root")
+    __slots__ = ("dirty", "dirty_bytes", "dirty_bytes_max", "errors", "file_bytes_max", "inner", "read_only", "root")
 
     def __init__(self, inner: Store, dirty_bytes_max: int = DIRTY_BYTES_MAX) -> None:
         self.inner = inner
         self.root = inner.root
         self.file_bytes_max = inner.file_bytes_max
+        self.read_only = inner.read_only
         self.dirty_bytes_max = dirty_bytes_max
         self.dirty_bytes = 0
         self.dirty: dict[bytes, DirtyFile] = {}  # what has been dirty longest first

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from lateack.cluster.experiment import Result, run
     from lateack.nodes.errors import LateackError
-    from lateack.nodes.strategies import BackendStrategy, GuestStrategy
+    from lateack.nodes.strategies import BackendStrategy, GuestStrategy, RdmaStrategy
 
 __version__ = "0.1.0"
 
-__all__ = ["run", "Result", "LateackError", "GuestStrategy", "BackendStrategy", "__version__"]
+__all__ = ["run", "Result", "LateackError", "GuestStrategy", "BackendStrategy", "RdmaStrategy", "__version__"]
 
 if not TYPE_CHECKING:  # a type checker that saw this would take any misspelt name for one of ours
     _HOMES = {
@@ -25,6 +25,7 @@ if not TYPE_CHECKING:  # a type checker that saw this would take any misspelt na
         "LateackError": "lateack.nodes.errors",
         "GuestStrategy": "lateack.nodes.strategies",
         "BackendStrategy": "lateack.nodes.strategies",
+        "RdmaStrategy": "lateack.nodes.strategies",
     }
 
     def __getattr__(name: str) -> object:

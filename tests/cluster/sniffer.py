@@ -3,8 +3,8 @@
 import subprocess
 from pathlib import Path
 
-from lateack.cluster.capture import split, write_capture
-from lateack.cluster.capture_comments import Captured
+from lateack.cluster.capture import once, seen_at, split, write_capture
+from lateack.cluster.capture_comments import Captured, comments_of
 from lateack.cluster.experiment import VirtualSession
 from lateack.cluster.scenario import load
 from lateack.cluster.trace import Trace
@@ -35,7 +35,8 @@ def captured(story: str, *overrides: str) -> tuple[Trace, list[Captured]]:
 
 
 def capture_of(path: Path, story: str, *overrides: str, end: str | None = None) -> Trace:
-    """Write what was captured of a story, at one end of its links or at all, into a file; return its trace."""
+    """Write what was captured of a story, each frame once or as one end saw it, into a file; return its trace."""
     trace, frames = captured(story, *overrides)
-    write_capture(path, trace, [frame for frame in frames if end in (None, frame.fact.end)], story)
+    comments = comments_of(trace, frames)
+    write_capture(path, once(frames, comments) if end is None else seen_at(end, frames, comments), story)
     return trace

@@ -5,10 +5,12 @@ from pathlib import Path
 import pytest
 
 import lateack
-from lateack.cluster.capture import CaptureError
+from lateack.cluster.capture import CaptureError, once
+from lateack.cluster.capture_comments import Captured
 from lateack.cluster.cli import main
 from lateack.cluster.experiment import run_experiment
 from lateack.cluster.scenario import list_stories, load
+from lateack.cluster.wire_oracle import pieces
 from lateack.nodes.facts import DuplicateDropped, FrameCaptured, FrameLost, FrameSent, WriteIssued
 from tests.cluster.sniffer import capture_of, captured, tshark
 from tests.test_documentation import Shell, blocks
@@ -64,22 +66,63 @@ def test_the_capture_lies_in_the_run_folder_and_in_no_other(tmp_path: Path) -> N
 
     assert wanted.run_dir is not None
     assert plain.run_dir is not None
-    assert (wanted.run_dir / "capture.pcapng").stat().st_size > 20_000
+    assert (wanted.run_dir / "capture.pcapng").stat().st_size > 10_000
     assert not (plain.run_dir / "capture.pcapng").exists()
     with pytest.raises(CaptureError, match=r"say where folders go, with out="):
         lateack.run("late-ack", world="virtual", capture=True)
+
+
+def test_each_end_has_a_file_of_its_own_beside_the_whole(tmp_path: Path) -> None:
+    """The whole shows each frame once, and each end what a sniffer there sees; one end needs no other file."""
+    ended = lateack.run("late-ack", world="virtual", out=tmp_path, capture=True)
+    alone = lateack.run("loopback-server", world="virtual", out=tmp_path, capture=True)
+
+    assert ended.run_dir is not None
+    assert alone.run_dir is not None
+    found = sorted(path.name for path in ended.run_dir.glob("*.pcapng"))
+    assert found == ["capture-backend.pcapng", "capture-server.pcapng", "capture.pcapng"]
+    assert [path.name for path in alone.run_dir.glob("*.pcapng")] == ["capture.pcapng"]
+
+
+def test_a_frame_that_came_otherwise_than_it_left_is_shown_as_it_came_too() -> None:
+    """Bytes altered on the way, and a second copy of one frame, are seen by nobody but the far end."""
+    sightings = [("guest1", b"one"), ("server", b"one"), ("server", b"one"), ("guest1", b"two"), ("server", b"tvo")]
+    frames = [Captured(0, at, FrameCaptured(end, end == "guest1", frame)) for at, (end, frame) in enumerate(sightings)]
+
+    shown = once(frames, {1: ["came"], 0: ["left"]})
+
+    assert [frame.at for frame, _ in shown] == [0, 2, 3, 4]
+    assert shown[0].comments == ["left", "came"]
 
 
 @pytest.mark.slow
 @needs_tshark
 @pytest.mark.parametrize("story", list_stories())
 def test_tshark_finds_no_fault_with_any_frame_of_a_story(story: str, tmp_path: Path) -> None:
-    """Nothing is malformed, no sum is wrong, and nothing else is an error, at the end where the writes leave."""
-    end = ENDS.get(load(story).kind, "server")
-    capture_of(tmp_path / "capture.pcapng", story, end=end)
+    """Nothing is malformed, no sum is wrong, nothing else is an error, in the whole file and at the server's end."""
+    capture_of(tmp_path / "capture.pcapng", story)
+    capture_of(tmp_path / "server.pcapng", story, end="server")
 
-    assert tshark(tmp_path / "capture.pcapng", WRONG, "frame.number", "_ws.expert.message") == []
     assert (tmp_path / "capture.pcapng").stat().st_size > 5000
+    for path in tmp_path.iterdir():
+        assert tshark(path, WRONG, "frame.number", "_ws.expert.message") == []
+
+
+@pytest.mark.slow
+@needs_tshark
+@pytest.mark.parametrize("story", [story for story in list_stories() if not story.startswith("rdma")])
+def test_tshark_marks_as_sent_again_what_tcp_sent_again_and_nothing_else(story: str, tmp_path: Path) -> None:
+    """What Wireshark reads off sequence numbers is what the trace says of the frames that left for the network.
+
+    A repetition that a card lets go in one instant with the first transmission is to Wireshark a segment out of order.
+    """
+    trace = capture_of(tmp_path / "capture.pcapng", story)
+    sent = [fact for _, _, _, fact in trace.of_type(FrameSent) if fact.again and fact.place.endswith(".nic")]
+    again = "tcp.analysis.retransmission or tcp.analysis.out_of_order"
+
+    marked = tshark(tmp_path / "capture.pcapng", again, "tcp.seq_raw")
+
+    assert sorted(int(sequence) for [sequence] in marked) == sorted(seq for fact in sent for seq, _ in pieces(fact))
 
 
 @needs_tshark
@@ -127,25 +170,27 @@ def test_tshark_marks_the_late_retransmission_and_shows_what_it_carries(tmp_path
 
 @needs_tshark
 def test_every_stale_frame_has_a_comment_and_no_other_says_so(tmp_path: Path) -> None:
-    """Both sightings of a stale frame are marked; a run with a safe strategy has nothing to say."""
+    """A stale frame is marked where it left; a run with a safe strategy has nothing to say."""
     capture_of(tmp_path / "harm.pcapng", "late-ack")
     capture_of(tmp_path / "safe.pcapng", "late-ack", "strategies.guest=full-copy")
 
     stale = tshark(tmp_path / "harm.pcapng", "frame.comment contains stale", "frame.interface_name")
     safe = tshark(tmp_path / "safe.pcapng", "frame.comment contains stale", "frame.number")
 
-    assert stale == [["backend"], ["server"]]
+    assert stale == [["backend"]]
     assert safe == []
 
 
 @needs_tshark
-def test_a_call_that_corrupts_a_file_says_so_where_it_arrives(tmp_path: Path) -> None:
-    """Over UDP the repeated call is executed with the next write's bytes: its datagram at the server is the culprit."""
+def test_a_call_that_corrupts_a_file_says_so(tmp_path: Path) -> None:
+    """Over UDP the repeated call is executed with the next write's bytes: its datagram is the culprit, at both ends."""
     capture_of(tmp_path / "capture.pcapng", "udp-retransmit")
+    capture_of(tmp_path / "server.pcapng", "udp-retransmit", end="server")
 
-    found = tshark(tmp_path / "capture.pcapng", "frame.comment contains corrupt", "frame.interface_name", "nfs.offset3")
+    shown = ("frame.comment contains corrupt", "frame.interface_name", "nfs.offset3")
+    whole, server = tshark(tmp_path / "capture.pcapng", *shown), tshark(tmp_path / "server.pcapng", *shown)
 
-    assert found == [["server", "0"]]
+    assert (whole, server) == ([["backend", "0"]], [["server", "0"]])
 
 
 @needs_tshark

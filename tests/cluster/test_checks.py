@@ -5,6 +5,8 @@ import pytest
 from lateack.cluster.scenario import ScenarioError, load
 
 MISFITS = {
+    "faults.x={gate: backend.nic, since: {fact: FrameCaptured}}": "faults.x.since.fact names no fact: "
+    "'FrameCaptured'; the nearest is 'FrameDropped'.",
     "workload.release=reply": (
         "workload.release means nothing unless workload.stable is unstable: no COMMIT is waited for."
     ),
@@ -14,7 +16,7 @@ MISFITS = {
     "'guest1'.",
     "faults.acks.hold.to=sever": "faults.acks.hold.to names no machine: 'sever'; the nearest is 'server'.",
     "faults.acks.until.0.node=backen": "faults.acks.until.0.node names no machine: 'backen'; the nearest is 'backend'.",
-    "faults.acks.since.frame.rpc=WRIT": "faults.acks.since.frame.rpc names no NFS procedure: 'WRIT'; the nearest is "
+    "faults.acks.since.frame.rpc=WRIT": "faults.acks.since.frame.rpc names no storage message: 'WRIT'; the nearest is "
     "'WRITE'.",
     "faults.egress.until.0.fact=BufferFill": "faults.egress.until.0.fact names no fact: 'BufferFill'; the nearest is "
     "'BufferRefilled'.",
@@ -59,6 +61,13 @@ def test_parts_that_do_not_fit_are_told(override: str, sentence: str) -> None:
 
 
 MEANINGLESS = {
+    ("iscsi-digest", "server.drc=none"): "server.drc means nothing with iscsi, only with nfs.",
+    ("drbd-protocol-a", "rpc.reconnect=new-port"): "rpc.reconnect means nothing with drbd, only with nfs.",
+    ("ceph-bad-crc", "workload.stable=unstable"): "workload.stable means nothing with ceph, only with nfs.",
+    ("late-ack", "strategies.guest=bounce"): (
+        "strategies.guest names a strategy of hosts with RDMA adapters, 'bounce', and kind is split: take a story of "
+        "kind rdma."
+    ),
     ("udp-retransmit", "rpc.reconnect=same-port"): (
         "rpc.reconnect means nothing where workload.transport is udp: there is no connection to lose."
     ),

@@ -46,11 +46,13 @@ def _content(store: Store, handle: bytes) -> bytes:
     return bytes(store.read(handle, 0, store.getattr(handle).size))
 
 
-def outcomes(settings: tuple[str, ...], condition: str = "frame: {}") -> tuple[int, list[tuple[int, Any]]]:
+def outcomes(
+    settings: tuple[str, ...], condition: str = "frame: {}", *, base: tuple[str, ...] = COPY
+) -> tuple[int, list[tuple[int, Any]]]:
     """Kill the server at every point of a copy; return how many there are, and where something was wrong after it."""
     wrong: list[tuple[int, Any]] = []
     for nth in range(1, POINTS_MAX):
-        trace, right = copied(Topology(load("calm", [*COPY, crash_at(condition, nth), *settings])))
+        trace, right = copied(Topology(load("calm", [*base, crash_at(condition, nth), *settings])))
         deaths = len(trace.of_type(ServerCrashed))
         if not deaths:
             return nth - 1, wrong
@@ -94,6 +96,22 @@ def test_the_file_is_right_after_a_crash_in_any_weather(settings: tuple[str, ...
 
     assert wrong == []
     assert points > 50
+
+
+BLOCKS = COPY[:-1]
+"""The others connect anew in any case."""
+
+
+@pytest.mark.parametrize("weather", ["calm", "loss"])
+@pytest.mark.parametrize("protocol", ["iscsi", "drbd", "ceph"])
+def test_blocks_and_objects_are_right_after_a_crash_at_any_point(protocol: str, weather: str) -> None:
+    """Even where all was acknowledged that the client had to say, and what the server had to say died with it."""
+    loss = WEATHER[weather][1:] if weather == "loss" else ()
+
+    points, wrong = outcomes((f"workload.protocol={protocol}", "workload.bytes=40960", *loss), base=BLOCKS)
+
+    assert wrong == []
+    assert points >= 60
 
 
 def test_a_second_crash_waits_until_the_server_is_back() -> None:

@@ -76,10 +76,13 @@ def test_every_cell_can_be_run(side: str) -> None:
     }
 
 
-@pytest.mark.parametrize("side", plugins.SIDES)
-def test_every_built_in_strategy_has_a_row(side: plugins.Side) -> None:
+@pytest.mark.parametrize("side", [side for side in SIDES if table_of(side).open])
+def test_every_built_in_strategy_has_a_row(side: str) -> None:
     """Nobody adds a strategy without saying what is known of it, be it nothing."""
-    assert set(table_of(side).rows) == set(plugins.BUILT_IN[side])
+    table = table_of(side)
+
+    assert table.rows_are in plugins.FAMILIES
+    assert set(table.rows) == set(plugins.BUILT_IN[table.rows_are])
 
 
 @pytest.mark.parametrize("side", SIDES)
@@ -168,11 +171,21 @@ def test_what_breaks_a_run_off_is_told_in_its_cell() -> None:
 # --- which runs -------------------------------------------------------------------------------------------------------
 
 
-def test_a_built_in_strategy_stands_alone() -> None:
-    """Naming one asks for its row, on the side where it has one."""
-    jobs = plan(Wanted(guest="full-copy")).jobs
+@pytest.mark.parametrize(
+    ("wanted", "sides"),
+    [
+        (Wanted(guest="full-copy"), {"guest", "protocol"}),
+        (Wanted(guest="bounce"), {"rdma"}),
+        (Wanted(guest="on-reply"), {"guest", "protocol", "rdma"}),
+        (Wanted(backend="page-foreign"), {"backend"}),
+        (Wanted(("protocol",), guest="full-copy"), {"protocol"}),
+    ],
+)
+def test_a_built_in_strategy_stands_alone(wanted: Wanted, sides: set[str]) -> None:
+    """Naming one asks for its row, on the sides where it has one."""
+    jobs = plan(wanted).jobs
 
-    assert {(job.side, job.strategy) for job in jobs} == {("guest", "full-copy")}
+    assert {(job.side, job.strategy) for job in jobs} == {(side, wanted.guest or wanted.backend) for side in sides}
 
 
 def test_a_strategy_of_ones_own_stands_beside_the_others() -> None:
@@ -184,6 +197,27 @@ def test_a_strategy_of_ones_own_stands_beside_the_others() -> None:
     assert list(dict.fromkeys(job.strategy for job in jobs)) == [*table_of("guest").rows, "copy-again"]
     assert (own.status, own.measured.harms) == (NOT_SAID, [])
     assert own.measured.copies_per_byte == {"guest1": 0.5}
+
+
+def test_so_does_one_for_adapters() -> None:
+    """A strategy of the third family has a row where adapters read the pages, and nowhere else."""
+    with contextlib.chdir(EXAMPLES):
+        jobs = plan(Wanted(guest="fence_first:FenceFirst")).jobs
+        own = fill([job for job in jobs if job.strategy == "fence-first"])
+
+    assert {job.side for job in jobs} == {"rdma"}
+    assert {each.job.column: each.measured.harms for each in own}["R2"] == ["stale-on-wire"]
+    assert {each.job.column: each.measured.harms for each in own}["R3"] == []
+
+
+@pytest.mark.parametrize(
+    ("side", "name", "sentence"),
+    [("rdma", "full-copy", "is a guest strategy"), ("backend", "bounce", "is an rdma strategy")],
+)
+def test_a_strategy_of_another_family_is_refused(side: str, name: str, sentence: str) -> None:
+    """A row that cannot be run is not left out in silence."""
+    with pytest.raises(plugins.StrategyNotFound, match=sentence):
+        plan(Wanted((side,), guest=name))
 
 
 def test_an_unknown_strategy_is_refused_before_anything_runs() -> None:
@@ -282,10 +316,11 @@ def test_people_see_every_strategy_in_every_situation(cells: list[Cell]) -> None
     assert all(story in shown for story in list_stories())
     reasons = [each for side in SIDES for each in differences(of_side(cells, side))]
     assert shown.count("instead of") == len(reasons) > 0
-    for side in ("guest", "backend"):
+    for side in ("guest", "backend", "protocol", "rdma"):
         found = [cell for cell in cells if cell.job.side == side]
         assert side_as_markdown(side, found).count("instead of") == len(differences(found))
-        assert costs_as_markdown(side, found).count("\n") == len(table_of(side).rows) + 2
+        if table_of(side).costs:
+            assert costs_as_markdown(side, found).count("\n") == len(table_of(side).rows) + 2
 
 
 def test_the_matrix_is_plain_data(cells: list[Cell]) -> None:

@@ -14,9 +14,11 @@ from lateack.cluster.topology import Topology
 from lateack.nodes.facts import CopyFinished, FrameSent, MemoryInvalidated, MemoryRegistered, WriteCompleted
 from lateack.nodes.rdma.connection import CONNECT_REPLY, CONNECT_REQUEST, READY_TO_USE
 from lateack.nodes.storage.memory_store import MemoryStore
+from tests.cluster.carried import ran
 from tests.cluster.sniffer import capture_of, tshark
-from tests.cluster.test_all_weather import WAY, digest_of_run, is_shut_at_the_end, ran, some
+from tests.cluster.test_all_weather import digest_of_run, is_shut_at_the_end
 from tests.cluster.test_weather import stored
+from tests.cluster.weather import WAY, some
 from tests.tools import needs
 
 NAMES = ["WRITE", "SEND", "SEND-LAST", "ACK", "NAK", "RDMA-READ-REQUEST", "RDMA-READ-RESPONSE", "CONNECT-REPLY"]
@@ -75,7 +77,7 @@ def test_what_waits_and_revokes_is_safe_in_every_weather(scenario: Scenario) -> 
 
     found = set(oracles.harms(trace))
     assert not found & {"stale-on-wire", "corrupt-at-rest", "fault"}
-    assert "leak" not in found or is_shut_at_the_end(trace)
+    assert "leak" not in found or is_shut_at_the_end(scenario, trace)
     finished = {fact.file for _, _, _, fact in trace.of_type(CopyFinished)}
     for guest in topology.guests:
         path, source = topology.file_name(guest), topology.source(guest)
@@ -120,7 +122,7 @@ def test_the_order_is_what_tells_the_schemes_apart() -> None:
     ("story", "setting", "sentence"),
     [
         ("rdma-resend", "strategies.guest=frag-destructor", "it can have on-reply, send-completion"),
-        ("calm", "strategies.guest=invalidate-first", "names no strategy"),
+        ("calm", "strategies.guest=invalidate-first", "names a strategy of hosts with RDMA adapters"),
         ("calm", "rdma.path_mtu=256", "means nothing where kind is split, only where it is rdma"),
         ("rdma-resend", "rdma.path_mtu=4096", "do not fit into links.mtu"),
         ("rdma-resend", "workload.transport=udp", "means nothing where kind is rdma"),

@@ -63,7 +63,8 @@ def test_a_capture_says_whose_bytes_a_refused_block_ends_with(tmp_path: Path) ->
     comments = tshark(tmp_path / "capture.pcapng", "frame.comment contains stale", "frame.comment")
 
     assert len(comments) > 10
-    assert all(f"into the bytes of WRITE xid {second.xid:#010x} at offset 32768" in comment for [comment] in comments)
+    bytes_of_second = f"into the bytes of P_DATA block id {second.xid:#010x} at offset 32768"
+    assert all(bytes_of_second in comment for [comment] in comments)
 
 
 def test_tshark_reads_every_block_that_drbd_writes(tmp_path: Path) -> None:

@@ -119,6 +119,17 @@ def test_news_of_another_machine_kills() -> None:
     assert list(effects) == [CRASHED, HALT]
 
 
+def test_news_for_a_rule_that_is_over_are_no_news() -> None:
+    """The machine whose fact the rule waited for goes on telling of them, when the server has come back without it."""
+    hand = Hand(rules=(fact("WriteCompleted", node="guest1"),))
+    server = Server(after_crashes(hand.server.config, 1), hand.store)
+    server.handle(Boot(), MS)
+
+    effects = server.handle(Received("guest1", Noticed("guest1", WriteCompleted(1, "f", 0, 10, MS))), MS)
+
+    assert list(effects) == []
+
+
 def test_who_waits_for_nothing_dies_at_boot() -> None:
     """A rule without a trigger acts at once."""
     hand = Hand(rules=(crash(None),))

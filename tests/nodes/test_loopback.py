@@ -19,7 +19,7 @@ from lateack.nodes.facts import (
     WriteExecuted,
     WriteIssued,
 )
-from lateack.nodes.node import MS
+from lateack.nodes.node import MS, Boot, TimerFired
 from lateack.nodes.rules import FactMatch, FrameMatch, Rule, Trigger
 from lateack.nodes.storage.rpc_client import RpcTimeouts
 from lateack.nodes.strategies import GUEST_STRATEGIES
@@ -52,6 +52,21 @@ def test_a_file_is_copied_to_oneself(transport: str) -> None:
     assert hand.host.pending() == 0
     assert [fact.length for fact in hand.of(FileAtRest)] == [8192]
     assert {(fact.client, fact.file) for fact in hand.of(WriteExecuted)} == {("guest1", "input.bin")}
+
+
+def test_what_is_completed_on_the_way_is_told_within_the_event() -> None:
+    """A destructor that runs as soon as a packet is queued completes a write while the application writes the last."""
+    hand = Hand(pattern(40960), GUEST_STRATEGIES["clone-destructor"], buffers=1)
+    waiting = []
+
+    hand.handle(Boot())
+    while hand.timers and min(hand.timers.values()) <= hand.now:
+        del hand.timers[name := min(hand.timers, key=lambda key: hand.timers[key])]
+        hand.handle(TimerFired(name))
+        waiting.append(len(hand.host.completed))
+
+    assert len(hand.of(WriteIssued)) == 10
+    assert not any(waiting)
 
 
 def test_the_pages_are_read_where_nfsd_reads() -> None:

@@ -9,6 +9,7 @@ from lateack.nodes.rdma import connection, packets
 from lateack.nodes.rdma.connection import ConnectionMessage
 from lateack.nodes.rdma.packets import decode, encode
 from lateack.nodes.rdma.rpc_rdma import ReadChunk, encode_header
+from lateack.nodes.rdma_server import CONNECTIONS_MAX
 from lateack.nodes.stack.host import HostAddress
 from tests.nodes.hand import GUEST_IP, GUEST_MAC, SERVER_IP, SERVER_MAC
 from tests.nodes.one_rdma_host import RdmaHand
@@ -58,6 +59,22 @@ def test_a_repeated_request_gets_the_same_queue_pair() -> None:
     stranger = Stranger()
 
     assert stranger.connect() == stranger.connect()
+
+
+def test_clients_that_never_say_goodbye_do_not_pile_up() -> None:
+    """The oldest queue pair goes, and its client is told; the newest serves."""
+    stranger = Stranger()
+    told: list[tuple[int, int]] = []
+
+    for number in range(CONNECTIONS_MAX + 10):
+        request = ConnectionMessage(connection.CONNECT_REQUEST, 18 + number, 0, 0x12 + number, stranger.psn)
+        *goodbyes, reply = stranger.manage(request)
+        told += [(message.kind, message.remote) for message in goodbyes]
+        stranger.target_qp = reply.qpn
+
+    assert told == [(connection.DISCONNECT_REQUEST, 18 + number) for number in range(10)]
+    assert len(stranger.hand.server.adapter.pairs) == CONNECTIONS_MAX
+    assert stranger.send(b"anything") != []
 
 
 def test_the_two_sides_number_their_packets_far_apart() -> None:

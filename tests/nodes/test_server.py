@@ -19,7 +19,7 @@ from lateack.nodes.facts import (
 from lateack.nodes.memory.pages import HeadSlab, Memory, PagePool
 from lateack.nodes.messages import Frames, Notify
 from lateack.nodes.nfs_service import NfsService
-from lateack.nodes.node import MS, Audit, Boot, Effect, Received, SetTimer
+from lateack.nodes.node import MS, Audit, Boot, Effect, Event, Received, SetTimer, TimerFired
 from lateack.nodes.rules import Rule
 from lateack.nodes.server import Server, ServerConfig
 from lateack.nodes.stack.host import HostAddress, IpStack
@@ -29,6 +29,7 @@ from lateack.nodes.stack.tcp import CLOSED, ESTABLISHED, TcpParameters, TcpSocke
 from lateack.nodes.stack.tcp_output import tcp_sendmsg
 from lateack.nodes.stack.udp import udp_sendmsg
 from lateack.nodes.storage import nfs, nfs_calls, nfs_replies
+from lateack.nodes.storage.drc_ganesha import GaneshaRequestCache
 from lateack.nodes.storage.memory_store import MemoryStore
 from lateack.nodes.storage.rpc import RecordReader, decode_reply, record_mark
 from tests.nodes.hand import GUEST_IP, GUEST_MAC, SERVER_IP, SERVER_MAC, facts_of, messages_to, udp_frame
@@ -69,6 +70,20 @@ class Client:
         record = call_record(procedure, arguments, xid)
         self.send(record_mark(len(record)) + record)
 
+    def reset(self) -> None:
+        """Tear the connection."""
+        assert self.sk is not None
+        self.stack.abort(self.sk, "torn", 0)
+
+    def goodbye(self) -> None:
+        """Close the connection."""
+        assert self.sk is not None
+        self.stack.close(self.sk, 0)
+
+    def nonsense(self) -> None:
+        """Send what no server takes."""
+        self.send(b"\xff\xff\xff\xff" + bytes(500))
+
     def take(self) -> None:
         """Read what has arrived, as records or datagrams."""
         if self.sk is not None:
@@ -97,7 +112,7 @@ class Hand:
         assert isinstance(self.server.service, NfsService)
         return self.server.service
 
-    def handle(self, event: Boot | Received | Audit, now: int = MS) -> Sequence[Effect]:
+    def handle(self, event: Event, now: int = MS) -> Sequence[Effect]:
         """Handle one event and keep the facts."""
         effects = self.server.handle(event, now)
         self.facts += facts_of(effects, Fact)
@@ -264,6 +279,45 @@ def test_garbage_on_a_stream_closes_that_connection_only() -> None:
     assert liar.sk.state == CLOSED
     assert len(honest.replies) == 1
     assert len(hand.nfs.readers) == 1
+
+
+def test_what_is_kept_for_a_connection_goes_with_it() -> None:
+    """However it ends: the client resets it, says goodbye, or talks nonsense."""
+    hand = Hand(drc="ganesha-like")
+    cache = hand.nfs.drc
+    assert isinstance(cache, GaneshaRequestCache)
+    readers, tables = [], []
+
+    for end in (Client.reset, Client.goodbye, Client.nonsense) * 3:
+        client = hand.connected()
+        client.ask(5, nfs.GETATTR, nfs_calls.encode_file(hand.store.root))
+        hand.settle()
+        tables.append((len(cache.tables), len(cache.waiting)))
+        end(client)
+        hand.settle()
+        readers.append(len(hand.nfs.readers))
+
+    assert readers == [0] * 9
+    assert tables == [(number + 1, number) for number in range(9)]
+    assert len(cache.waiting) == 9
+
+
+def test_a_connection_that_nobody_answers_on_is_forgotten() -> None:
+    """TCP gives it up after its last retransmission, and what was kept for it goes."""
+    hand = Hand()
+    client = hand.connected()
+    client.ask(5, nfs.GETATTR, nfs_calls.encode_file(hand.store.root))
+    client.stack.flush(0)
+    effects = hand.handle(Received("network", Frames(tuple(client.nic.take_frames()))))
+    kept, fired = len(hand.nfs.readers), 0
+
+    while timers := [effect for effect in effects if isinstance(effect, SetTimer)]:
+        fired += 1
+        effects = hand.handle(TimerFired(timers[-1].name), timers[-1].at)
+
+    assert kept == 1
+    assert fired > 10
+    assert len(hand.nfs.readers) == 0
 
 
 def test_a_record_that_is_no_call_is_not_answered() -> None:

@@ -128,7 +128,7 @@ def test_connections_have_tables_of_their_own() -> None:
     assert isinstance(cache, GaneshaRequestCache)
     tables = len(cache.tables), len(cache.waiting)
     assert client.sk is not None
-    hand.server.stack.abort(next(iter(hand.nfs.readers)), "gone", 0)
+    hand.nfs.drop(next(iter(hand.nfs.readers)), "gone", 0)
     hand.settle()
 
     client.sk = client.stack.connect(SERVER_IP, 2049, 0)

@@ -7,7 +7,7 @@ import pickle
 import pytest
 
 from lateack.nodes.errors import LateackError, MemoryExhausted
-from lateack.nodes.memory.pages import PAGE_SIZE, HeadSlab, Memory, Page, PagePool, get_page, put_page
+from lateack.nodes.memory.pages import PAGE_SIZE, HeadSlab, Memory, Page, PagePool, get_page, put_page, windows_between
 
 
 def test_what_was_written_is_read() -> None:
@@ -99,6 +99,30 @@ def test_a_page_put_too_often_is_our_bug() -> None:
         put_page(page)
     with pytest.raises(AssertionError):
         get_page(page)
+
+
+@pytest.mark.parametrize(
+    ("start", "size", "shown"),
+    [
+        (0, 300, [(0, 50, 100), (1, 0, 200)]),
+        (10, 20, [(0, 60, 20)]),
+        (90, 20, [(0, 140, 10), (1, 0, 10)]),
+        (100, 5, [(1, 0, 5)]),
+        (299, 9, [(1, 199, 1)]),
+        (300, 9, []),
+        (0, 0, []),
+    ],
+)
+def test_a_part_of_what_is_shown_is_shown_in_the_same_order(
+    start: int, size: int, shown: list[tuple[int, int, int]]
+) -> None:
+    """Across the edge of two windows, and never beyond the end."""
+    pool = PagePool(Memory(1, 2), 0, 2)
+    first, second = sorted((pool.alloc(), pool.alloc()), key=lambda page: page.frame)
+
+    part = windows_between([(first, 50, 100), (second, 0, 200)], start, size)
+
+    assert [(page.frame, offset, length) for page, offset, length in part] == shown
 
 
 def test_the_frame_freed_last_is_reused_first() -> None:

@@ -6,7 +6,7 @@ from lateack.nodes.memory.pages import Page
 from lateack.nodes.node import Effect
 from lateack.nodes.stack.lifetime import Frag
 from lateack.nodes.stack.packets import ACK
-from lateack.nodes.stack.skb import SkBuff, alloc_skb, skb_put
+from lateack.nodes.stack.skb import SkBuff, alloc_skb, skb_push, skb_put
 from tests.nodes.stack.fakes import GUEST, SERVER, Host, slow_checksum, slow_tcp
 
 FLOW = "10.0.0.1:700>10.0.0.2:2049"
@@ -47,7 +47,8 @@ class Packets:
         pseudo = frame[26:34] + bytes([0, 6]) + (20 + length).to_bytes(2, "big")
         header[50:52] = (0xFFFF - slow_checksum(pseudo)).to_bytes(2, "big")
         skb = alloc_skb(self.host.slab)
-        skb_put(skb, bytes(header) + copied)
+        skb_put(skb, copied)
+        skb_push(skb, bytes(header))
         skb.shinfo.frags = frags
         skb.shinfo.gso_size = gso_size
         return skb

@@ -4,7 +4,7 @@ import pytest
 
 from lateack.nodes.facts import ConnectionReset, FrameDropped
 from lateack.nodes.node import MS, S, SetTimer
-from lateack.nodes.stack.host import EPHEMERAL_FIRST, ISN_GAP
+from lateack.nodes.stack.host import EPHEMERAL_FIRST, EPHEMERAL_LAST, ISN_GAP
 from lateack.nodes.stack.packets import ACK, FIN, M32, PSH, RST, SYN, parse
 from lateack.nodes.stack.tcp import CLOSED, ESTABLISHED, SYN_RCVD, SYN_SENT, TIME_WAIT, TcpParameters
 from tests.nodes.stack.fakes import GUEST, MSS, PORT, SERVER, Bench, Host, pattern, slow_tcp, slow_udp
@@ -297,3 +297,21 @@ def test_an_abort_resets_the_peer_and_lets_everything_go() -> None:
     assert flags == [RST | ACK]
     assert bench.host.of(ConnectionReset) == [ConnectionReset(bench.sk.flow, "enough")]
     assert (bench.sk.state, bench.sk.deadline, bench.host.leaks()) == (CLOSED, None, (0, 0))
+
+
+def test_a_host_that_connects_a_thousand_times_uses_its_ports_again() -> None:
+    """Reserved ports are few: behind the last comes the first that nobody uses, and no table grows."""
+    host = Host(GUEST)
+    kept = host.stack.connect(SERVER, PORT, 0)
+    datagrams = host.stack.bind_udp()
+    ports = []
+
+    for _ in range(1000):
+        sk = host.stack.connect(SERVER, PORT, 0)
+        ports.append(sk.local_port)
+        host.stack.abort(sk, "again", 0)
+
+    last = EPHEMERAL_LAST - EPHEMERAL_FIRST - 2
+    assert (kept.local_port, datagrams.local_port) == (EPHEMERAL_FIRST, EPHEMERAL_FIRST + 1)
+    assert ports[last : last + 2] == [EPHEMERAL_LAST, EPHEMERAL_FIRST + 2]
+    assert len(host.stack.sockets) == len(host.stack.timers) == EPHEMERAL_LAST - EPHEMERAL_FIRST

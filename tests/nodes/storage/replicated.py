@@ -72,8 +72,7 @@ class Pair(one_guest.Hand):
     def cut(self) -> None:
         """Let the server reset its connections."""
         for sk in list(self.server.stack.sockets.values()):
-            self.server.service.closed(sk)
-            self.server.stack.abort(sk, "cut", self.now)
+            self.server.service.drop(sk, "cut", self.now)
         self.handle("server", Received("network", Frames(())))
         self.carry()
 

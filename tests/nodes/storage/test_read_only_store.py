@@ -61,6 +61,20 @@ def test_truncating_by_an_unchecked_create_is_refused() -> None:
     assert library.inner.read(library.file, 0, 10) == b"text"
 
 
+@pytest.mark.parametrize(
+    ("name", "granted"),
+    [(b"file", nfs.ACCESS_READ | nfs.ACCESS_EXECUTE), (b"shelf", nfs.ACCESS_READ | nfs.ACCESS_LOOKUP)],
+)
+def test_access_grants_nothing_that_would_be_refused(name: bytes, granted: int) -> None:
+    """A client that asks before it writes is told so, not after."""
+    library = Library()
+    file = library.inner.lookup(library.root, name)
+
+    found = nfs_replies.decode_access(library.client.call(nfs.ACCESS, nfs_calls.encode_access(file, 0x3F)), 0)
+
+    assert (found.status, found.access) == (nfs.NFS3_OK, granted)
+
+
 def test_reading_goes_on_as_before() -> None:
     """Names, bytes and COMMIT, which changes nothing, are served."""
     library = Library()

@@ -20,6 +20,7 @@ from lateack.nodes.node import MS, Received, S
 from lateack.nodes.stack.forged_reset import reset_for
 from lateack.nodes.stack.packets import ACK, FIN
 from lateack.nodes.stack.tcp import CLOSED, TcpParameters
+from lateack.nodes.stack.tcp_output import tcp_sendmsg
 from lateack.nodes.storage import nfs
 from lateack.nodes.storage.rpc_client import RpcTimeouts
 from lateack.nodes.strategies.guest import FragDestructors, FullCopy, GuestStrategy, OnReply
@@ -212,3 +213,21 @@ def test_a_call_that_times_out_without_a_connection_waits_for_one() -> None:
     assert before == [nfs.CREATE, nfs.WRITE]
     assert hand.of(CopyFailed) == []
     assert hand.file() == pattern(8192)
+
+
+@pytest.mark.parametrize("policy", ["never", "same-port"])
+def test_a_stream_that_makes_no_sense_is_a_connection_lost(policy: str) -> None:
+    """A record longer than any: a mount that connects anew does so, and any other gives up."""
+    hand = loses_its_first_write(reconnect=policy)
+    (sk,) = hand.server.stack.sockets.values()
+    nonsense = b"\xff\xff\xff\xff" + bytes(60)
+
+    tcp_sendmsg(sk, nonsense, (), b"", nonsense)
+    hand.server.stack.send_queued(sk, hand.now)
+    hand.passes = lambda target, frame: True
+    hand.handle("server", Received("network", Frames(())))
+    hand.carry()
+    wait(hand)
+
+    assert len(hand.of(CopyFailed)) == (policy == "never")
+    assert len(hand.of(Reconnecting)) == len(hand.of(CopyFinished)) == (policy == "same-port")

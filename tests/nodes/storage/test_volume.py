@@ -33,3 +33,13 @@ def test_what_the_disk_refuses_is_told() -> None:
         volume.write(0, bytes(200), 0)
     with pytest.raises(VolumeError, match="f/g cannot be opened"):
         Volume(store, "f/g", 0)
+
+
+@pytest.mark.parametrize("kind", ["memory", "directory"])
+def test_of_a_name_that_is_no_file_any_more_nothing_is_told(kind: str, tmp_path: Path) -> None:
+    """It was written as one, and then a folder was made in its place, or a file of the folder above it."""
+    store: Store = MemoryStore(handle_bytes=36) if kind == "memory" else DirectoryStore(tmp_path)
+    store.mkdir(store.root, b"folder", 0o755, 0)
+    Volume(store, "f", 0)
+
+    assert files_at_rest(store, ["folder", "f/below"], 4096) == []
