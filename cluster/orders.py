@@ -18,16 +18,16 @@ from lateack.nodes.chatter import DatagramOrder, frames_of
 from lateack.nodes.client import ClientConfig
 from lateack.nodes.errors import LateackError
 from lateack.nodes.network import LinkConfig, NetworkConfig
+from lateack.nodes.nfs.nfs import FILE_SYNC, UNSTABLE
+from lateack.nodes.nfs.rpc_client import RpcTimeouts
 from lateack.nodes.node import MS, US, S
 from lateack.nodes.records import Record
+from lateack.nodes.replication.drbd import DrbdTerms
 from lateack.nodes.rules import Rule
 from lateack.nodes.server import ServerConfig
 from lateack.nodes.stack.egress import DriverConfig
 from lateack.nodes.stack.host import HostAddress
 from lateack.nodes.stack.tcp import TcpParameters
-from lateack.nodes.storage.drbd import DrbdTerms
-from lateack.nodes.storage.nfs import FILE_SYNC, UNSTABLE
-from lateack.nodes.storage.rpc_client import RpcTimeouts
 
 BACKEND, SERVER, NETWORK = "backend", "server", "network"
 GENERATED_NAME = "input.bin"

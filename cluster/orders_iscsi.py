@@ -1,7 +1,7 @@
 """What an iSCSI initiator and its target are told at boot, and what memory their PDUs need; see `orders`."""
 
 from lateack.cluster.scenario import Scenario
-from lateack.nodes.storage.iscsi_login import IscsiParameters
+from lateack.nodes.iscsi.iscsi_login import IscsiParameters
 
 
 def iscsi_parameters(scenario: Scenario) -> IscsiParameters:

@@ -4,11 +4,11 @@ from lateack.cluster.orders import NETWORK, Orders
 from lateack.nodes.application import frames_needed
 from lateack.nodes.errors import LateackError
 from lateack.nodes.memory.pages import PAGE_SIZE
+from lateack.nodes.nfs.nfs import FILE_SYNC, UNSTABLE
 from lateack.nodes.node import MS
 from lateack.nodes.rdma.lending import RETIRED_PER_BUFFER
 from lateack.nodes.rdma.work import RdmaParameters
 from lateack.nodes.rdma_host import RdmaHostConfig
-from lateack.nodes.storage.nfs import FILE_SYNC, UNSTABLE
 
 FIRST_PSNS = 0x7FFF
 """Connections begin to number their packets below this, and the server's side far above (see rdma_server)."""

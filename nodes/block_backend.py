@@ -19,6 +19,9 @@ from lateack.nodes.gates import Gates, Switch, egress_switches
 from lateack.nodes.memory.hypervisor import Hypervisor
 from lateack.nodes.memory.pages import HeadSlab, Memory, PagePool
 from lateack.nodes.messages import Frames, Message, Noticed, Notify, Xenbus
+from lateack.nodes.nfs import nfs
+from lateack.nodes.nfs.nfs_client import NfsClient, NfsMount, NfsWrite
+from lateack.nodes.nfs.rpc_client import RpcTimeouts
 from lateack.nodes.node import Audit, Boot, Effect, Event, Received, Send, SetTimer, Time, TimerFired, send_frames
 from lateack.nodes.records import Record
 from lateack.nodes.rules import Rule
@@ -29,9 +32,6 @@ from lateack.nodes.split.xenbus import DOMAIN_0, INIT_WAIT
 from lateack.nodes.stack.egress import PLAIN, DriverConfig, Egress
 from lateack.nodes.stack.host import HostAddress, IpStack
 from lateack.nodes.stack.tcp import TcpParameters
-from lateack.nodes.storage import nfs
-from lateack.nodes.storage.nfs_client import NfsClient, NfsMount, NfsWrite
-from lateack.nodes.storage.rpc_client import RpcTimeouts
 from lateack.nodes.strategies.guest import GuestStrategy, Write
 
 RPC_TIMER = "rpc"

@@ -12,24 +12,26 @@ from lateack.nodes.application import COPY_ON_WRITE, IN_PLACE, REALLOCATED, Copi
 from lateack.nodes.chatter import DatagramOrder, chatters_of, frames_of
 from lateack.nodes.facts import Counted, LeftOver, WriteCompleted
 from lateack.nodes.gates import Gates, Switch
+from lateack.nodes.iscsi import iscsi
+from lateack.nodes.iscsi.iscsi_initiator import IscsiInitiator
+from lateack.nodes.iscsi.iscsi_login import IscsiParameters
 from lateack.nodes.memory.pages import HeadSlab, Memory, PagePool
+from lateack.nodes.nfs import nfs
+from lateack.nodes.nfs.nfs_client import NfsClient, NfsMount
+from lateack.nodes.nfs.rpc_client import RpcTimeouts
 from lateack.nodes.node import Effect, SetTimer, Time
 from lateack.nodes.records import Record
+from lateack.nodes.replication import ceph_messages, drbd_packets
+from lateack.nodes.replication.ceph import CephClient
+from lateack.nodes.replication.drbd import DrbdClient, DrbdTerms
 from lateack.nodes.rules import Rule
 from lateack.nodes.scribbler import Scribbler
 from lateack.nodes.stack.egress import PLAIN, DriverConfig
 from lateack.nodes.stack.host import HostAddress, IpStack
 from lateack.nodes.stack.tap import TappedDevice
 from lateack.nodes.stack.tcp import Device, TcpParameters
-from lateack.nodes.storage import ceph_messages, drbd_packets, iscsi, nfs
-from lateack.nodes.storage.ceph import CephClient
-from lateack.nodes.storage.drbd import DrbdClient, DrbdTerms
-from lateack.nodes.storage.iscsi_initiator import IscsiInitiator
-from lateack.nodes.storage.iscsi_login import IscsiParameters
-from lateack.nodes.storage.nfs_client import NfsClient, NfsMount
 from lateack.nodes.storage.page_write import PageWrite
 from lateack.nodes.storage.remote import RemoteStorage
-from lateack.nodes.storage.rpc_client import RpcTimeouts
 from lateack.nodes.storage.stream_client import Peer
 from lateack.nodes.strategies.guest import GuestStrategy, Write
 

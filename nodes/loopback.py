@@ -15,12 +15,12 @@ from lateack.nodes.client import Client, ClientConfig
 from lateack.nodes.gates import Switch
 from lateack.nodes.memory.pages import Memory
 from lateack.nodes.messages import Noticed
-from lateack.nodes.nfs_service import NfsService
+from lateack.nodes.nfs import nfs
+from lateack.nodes.nfs.nfs_service import NfsService
 from lateack.nodes.node import Audit, Boot, Effect, Event, Received, Time, TimerFired
 from lateack.nodes.service import ServerConfig
 from lateack.nodes.stack.loopback import SOFTIRQ, LoopbackDevice
 from lateack.nodes.stack.tcp import CLOSE_WAIT, CLOSED, TcpSocket
-from lateack.nodes.storage import nfs
 from lateack.nodes.storage.store import Store
 from lateack.nodes.strategies.guest import GuestStrategy
 

@@ -13,6 +13,9 @@ from lateack.nodes.facts import Counted, LeftOver, WriteCompleted
 from lateack.nodes.gates import Gates, QueueGate, Switch
 from lateack.nodes.memory.pages import Memory, PagePool
 from lateack.nodes.messages import Frames, Message, Noticed
+from lateack.nodes.nfs import nfs
+from lateack.nodes.nfs.nfs_mount import NfsMount
+from lateack.nodes.nfs.rpc_client import RpcTimeouts
 from lateack.nodes.node import Audit, Boot, Effect, Event, Received, SetTimer, Time, TimerFired, send_frames
 from lateack.nodes.rdma.adapter import Adapter
 from lateack.nodes.rdma.connector import Connector
@@ -23,9 +26,6 @@ from lateack.nodes.records import Record
 from lateack.nodes.rules import Rule
 from lateack.nodes.scribbler import Scribbler
 from lateack.nodes.stack.host import HostAddress
-from lateack.nodes.storage import nfs
-from lateack.nodes.storage.nfs_mount import NfsMount
-from lateack.nodes.storage.rpc_client import RpcTimeouts
 from lateack.nodes.strategies.rdma import RdmaStrategy, RdmaWrite
 
 RPC_TIMER = "rpc"

@@ -10,7 +10,9 @@ from typing import Final
 
 from lateack.nodes.memory.pages import HeadSlab, Memory, PagePool
 from lateack.nodes.messages import Frames
-from lateack.nodes.nfs_service import NfsService
+from lateack.nodes.nfs.nfs import TRANSFER_BYTES_MAX
+from lateack.nodes.nfs.nfs_service import NfsService
+from lateack.nodes.nfs.xdr import XdrError
 from lateack.nodes.node import Audit, Boot, Effect, Event, Received, Time, TimerFired, send_frames
 from lateack.nodes.rdma import connection
 from lateack.nodes.rdma.adapter import Adapter
@@ -23,9 +25,7 @@ from lateack.nodes.records import Record
 from lateack.nodes.service import ServerConfig
 from lateack.nodes.stack.host import HostAddress, IpStack
 from lateack.nodes.stack.packets import address_text
-from lateack.nodes.storage.nfs import TRANSFER_BYTES_MAX
 from lateack.nodes.storage.store import Store
-from lateack.nodes.storage.xdr import XdrError
 
 SERVER_DOMID = 0x7FF0
 FIRST_PSN_BIT: Final = 0x8_0000

@@ -7,15 +7,15 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
-from lateack.nodes.ceph_service import CephService
 from lateack.nodes.crash import Doom, rules_in_force
-from lateack.nodes.drbd_service import DrbdService
 from lateack.nodes.facts import LeftOver, ServerRestarted
-from lateack.nodes.iscsi_service import IscsiService
+from lateack.nodes.iscsi.iscsi_service import IscsiService
 from lateack.nodes.memory.pages import HeadSlab, Memory, PagePool
 from lateack.nodes.messages import Frames, Message, Noticed
-from lateack.nodes.nfs_service import NfsService
+from lateack.nodes.nfs.nfs_service import NfsService
 from lateack.nodes.node import Audit, Boot, Effect, Event, Received, Time, TimerFired, send_frames
+from lateack.nodes.replication.ceph_service import CephService
+from lateack.nodes.replication.drbd_service import DrbdService
 from lateack.nodes.service import ServerConfig as ServerConfig, Service
 from lateack.nodes.stack.host import IpStack
 from lateack.nodes.stack.nic import Nic

@@ -6,14 +6,14 @@ Its owner feeds it what its sockets have received; what it wants told comes out 
 
 from collections.abc import Sequence
 
+from lateack.nodes.iscsi.iscsi_login import IscsiParameters
+from lateack.nodes.nfs.drc import Mode
 from lateack.nodes.node import Time
 from lateack.nodes.records import Record
 from lateack.nodes.rules import Rule
 from lateack.nodes.stack.host import HostAddress, IpStack
 from lateack.nodes.stack.tcp import TcpParameters, TcpSocket
 from lateack.nodes.stack.udp import UdpSocket
-from lateack.nodes.storage.drc import Mode
-from lateack.nodes.storage.iscsi_login import IscsiParameters
 from lateack.nodes.storage.store import Store
 
 

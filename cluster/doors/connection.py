@@ -7,8 +7,8 @@ nothing more is read from the stream, while more than `ANSWERS_HIGH` bytes of an
 import socket
 from collections import deque
 
-from lateack.nodes.storage.drc import Client
-from lateack.nodes.storage.rpc import RecordReader, record_mark
+from lateack.nodes.nfs.drc import Client
+from lateack.nodes.nfs.rpc import RecordReader, record_mark
 
 READ_BYTES = 256 * 1024
 """How much is read from a stream at a time, and so how many bytes of calls may wait."""

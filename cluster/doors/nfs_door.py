@@ -13,11 +13,11 @@ from collections.abc import Callable, Sequence
 
 from lateack.cluster.doors.connection import Connection
 from lateack.cluster.doors.listening import DoorRefused
-from lateack.nodes.storage.drc import Client
-from lateack.nodes.storage.nfs import VERIFIER_BYTES
-from lateack.nodes.storage.nfs_server import NfsServer
-from lateack.nodes.storage.rpc import RecordTooLong
-from lateack.nodes.storage.server_events import CommitExecuted, DuplicateSeen, ServerEvent, WriteExecuted
+from lateack.nodes.nfs.drc import Client
+from lateack.nodes.nfs.nfs import VERIFIER_BYTES
+from lateack.nodes.nfs.nfs_server import NfsServer
+from lateack.nodes.nfs.rpc import RecordTooLong
+from lateack.nodes.nfs.server_events import CommitExecuted, DuplicateSeen, ServerEvent, WriteExecuted
 
 CONNECTIONS_MAX = 128
 """Connections at a time; for one more, the one that has been silent longest is closed (svc_check_conn_limits)."""

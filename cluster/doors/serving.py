@@ -13,11 +13,11 @@ from typing import NamedTuple
 
 from lateack.cluster.doors.listening import DoorRefused, listen
 from lateack.cluster.doors.nfs_door import NfsDoor, new_verifier
+from lateack.nodes.nfs.drc import Mode
+from lateack.nodes.nfs.drc_ganesha import request_cache
+from lateack.nodes.nfs.nfs import TRANSFER_BYTES_MAX
+from lateack.nodes.nfs.nfs_server import NfsServer
 from lateack.nodes.storage.directory_store import DirectoryStore
-from lateack.nodes.storage.drc import Mode
-from lateack.nodes.storage.drc_ganesha import request_cache
-from lateack.nodes.storage.nfs import TRANSFER_BYTES_MAX
-from lateack.nodes.storage.nfs_server import NfsServer
 from lateack.nodes.storage.read_only_store import ReadOnlyStore
 from lateack.nodes.storage.store import Store
 

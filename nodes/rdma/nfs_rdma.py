@@ -18,17 +18,17 @@ from lateack.nodes.facts import (
     VerifierChanged,
     WriteReissued,
 )
+from lateack.nodes.nfs import nfs, nfs_calls, nfs_replies
+from lateack.nodes.nfs.nfs_file import PADDING, NfsFile
+from lateack.nodes.nfs.nfs_mount import NfsMount
+from lateack.nodes.nfs.rpc_client import FAILED, RpcRequest
+from lateack.nodes.nfs.xdr import XdrError
 from lateack.nodes.node import Time
 from lateack.nodes.rdma.connector import CONNECTED, Connector
 from lateack.nodes.rdma.lending import Lending, PostedSend, PostedWrite
 from lateack.nodes.rdma.queue_pair import READY
 from lateack.nodes.rdma.rpc_rdma import ReadChunk, decode_header, encode_header
 from lateack.nodes.rdma.work import Completion, Incoming, Part
-from lateack.nodes.storage import nfs, nfs_calls, nfs_replies
-from lateack.nodes.storage.nfs_file import PADDING, NfsFile
-from lateack.nodes.storage.nfs_mount import NfsMount
-from lateack.nodes.storage.rpc_client import FAILED, RpcRequest
-from lateack.nodes.storage.xdr import XdrError
 from lateack.nodes.strategies.rdma import RdmaStrategy
 
 CREDITS: Final = 32

@@ -7,8 +7,8 @@ it, to be read by the server from where the header says (section 3.4.4, a Read c
 from struct import Struct, error
 from typing import Final
 
+from lateack.nodes.nfs.xdr import XdrError
 from lateack.nodes.records import LightRecord
-from lateack.nodes.storage.xdr import XdrError
 
 VERSION: Final = 1
 RDMA_MSG: Final = 0

@@ -6,10 +6,10 @@ strategy says when a write is done; the device then unmaps the pages and answers
 
 from lateack.nodes.facts import WriteCompleted
 from lateack.nodes.memory.blkif import BLKIF_RSP_ERROR, BLKIF_RSP_OKAY
+from lateack.nodes.nfs.nfs_client import NfsClient, NfsWrite
 from lateack.nodes.node import Time
 from lateack.nodes.split.blkback import BlkWrite, Vbd
 from lateack.nodes.split.xenbus import CLOSED, CLOSING, CONNECTED, INIT_WAIT, INITIALISED
-from lateack.nodes.storage.nfs_client import NfsClient, NfsWrite
 
 
 class NfsDisk:

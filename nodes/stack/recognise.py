@@ -55,7 +55,8 @@ BY_PORT: dict[int, Recogniser] = {
     recognise_drbd.PORT: recognise_drbd.recognise_drbd,
     recognise_ceph.PORT: recognise_ceph.recognise_ceph,
     recognise_iscsi.PORT: recognise_iscsi.recognise_iscsi,
-    recognise_rdma.PORT: recognise_roce}
+    recognise_rdma.PORT: recognise_roce,
+}
 """Who recognises what is sent to or from a port; everything else is looked at as RPC."""
 
 MESSAGES: tuple[str, ...] = (

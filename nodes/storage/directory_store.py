@@ -7,8 +7,7 @@ import stat
 from pathlib import Path
 from typing import Final
 
-from lateack.nodes.storage.file_status import attributes_of, set_owner_and_times
-from lateack.nodes.storage.nfs import (
+from lateack.nodes.nfs.nfs import (
     NF3DIR,
     NFS3ERR_FBIG,
     NFS3ERR_INVAL,
@@ -21,6 +20,7 @@ from lateack.nodes.storage.nfs import (
     NfsError,
     SetAttributes,
 )
+from lateack.nodes.storage.file_status import attributes_of, set_owner_and_times
 from lateack.nodes.storage.open_files import DEPTH_MAX, OPEN_FLAGS, OpenFile, OpenFiles, Place
 from lateack.nodes.storage.store import (
     HANDLE_BYTES_DEFAULT,

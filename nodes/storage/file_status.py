@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 
-from lateack.nodes.storage.nfs import (
+from lateack.nodes.nfs.nfs import (
     NF3BLK,
     NF3CHR,
     NF3DIR,

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from lateack.nodes.storage.memory_file import LINKS_MAX, MemoryFile
-from lateack.nodes.storage.nfs import (
+from lateack.nodes.nfs.nfs import (
     NF3DIR,
     NF3LNK,
     NF3REG,
@@ -25,6 +24,7 @@ from lateack.nodes.storage.nfs import (
     NfsError,
     SetAttributes,
 )
+from lateack.nodes.storage.memory_file import LINKS_MAX, MemoryFile
 from lateack.nodes.storage.store import (
     HANDLE_BYTES_DEFAULT,
     check_handle_bytes,

@@ -9,8 +9,8 @@ to the run, so `commit` does nothing here, either.
 import os
 from pathlib import Path
 
+from lateack.nodes.nfs.nfs import NFS3ERR_FBIG, NfsError, SetAttributes
 from lateack.nodes.storage.memory_store import MemoryStore
-from lateack.nodes.storage.nfs import NFS3ERR_FBIG, NfsError, SetAttributes
 from lateack.nodes.storage.store import HANDLE_BYTES_DEFAULT, readable
 
 CAPACITY = 1 << 50

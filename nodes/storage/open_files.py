@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from lateack.nodes.nfs.nfs import NFS3ERR_STALE, NfsError
 from lateack.nodes.records import LightRecord
-from lateack.nodes.storage.nfs import NFS3ERR_STALE, NfsError
 
 OPEN_FILES_MAX: Final = 64
 """How many descriptors a store keeps open."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lateack.nodes.storage.nfs import NFS3ERR_ROFS, Attributes, Capacity, NfsError, SetAttributes
+from lateack.nodes.nfs.nfs import NFS3ERR_ROFS, Attributes, Capacity, NfsError, SetAttributes
 from lateack.nodes.storage.store import Store
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from typing import Final, Protocol
 
-from lateack.nodes.storage.nfs import (
+from lateack.nodes.nfs.nfs import (
     HANDLE_BYTES_MAX,
     NAME_BYTES_MAX,
     NFS3ERR_ACCES,

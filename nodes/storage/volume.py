@@ -3,9 +3,9 @@
 from collections.abc import Iterable
 
 from lateack.nodes.facts import FileAtRest
+from lateack.nodes.nfs.nfs import NF3REG, NFS3ERR_NOENT, NFS3ERR_NOTDIR, NfsError
 from lateack.nodes.node import Time
 from lateack.nodes.stack.packets import digest_of
-from lateack.nodes.storage.nfs import NF3REG, NFS3ERR_NOENT, NFS3ERR_NOTDIR, NfsError
 from lateack.nodes.storage.store import Store
 
 

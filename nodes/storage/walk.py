@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from lateack.nodes.storage.nfs import NF3DIR, NF3REG
+from lateack.nodes.nfs.nfs import NF3DIR, NF3REG
 from lateack.nodes.storage.store import Store
 
 

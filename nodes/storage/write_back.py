@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from lateack.nodes.storage.nfs import (
+from lateack.nodes.nfs.nfs import (
     NFS3ERR_FBIG,
     Attributes,
     Capacity,

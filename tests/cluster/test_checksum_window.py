@@ -6,8 +6,8 @@ import pytest
 
 import lateack
 from lateack.nodes.facts import DuplicateCall
-from lateack.nodes.storage.drc import DuplicateRequestCache
-from tests.nodes.storage.test_drc import seen_places
+from lateack.nodes.nfs.drc import DuplicateRequestCache
+from tests.nodes.nfs.test_drc import seen_places
 
 STALE, CORRUPT = "stale-on-wire", "corrupt-at-rest"
 

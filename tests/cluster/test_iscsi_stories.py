@@ -22,7 +22,7 @@ from lateack.nodes.facts import (
     WriteIssued,
     WriteReissued,
 )
-from lateack.nodes.storage.iscsi_login import IscsiParameters
+from lateack.nodes.iscsi.iscsi_login import IscsiParameters
 from tests.cluster.sniffer import capture_of, tshark
 from tests.tools import needs
 

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lateack.nodes.storage import mount, nfs, nfs_calls, nfs_replies, rpc
-from lateack.nodes.storage.rpc import RecordReader, record_mark
+from lateack.nodes.nfs import mount, nfs, nfs_calls, nfs_replies, rpc
+from lateack.nodes.nfs.rpc import RecordReader, record_mark
 
 ROOT = Path(__file__).parent.parent.parent
 CREDENTIAL = rpc.encode_auth_sys(rpc.AuthSys(0, b"test", 0, 0))

@@ -12,12 +12,12 @@ from pathlib import Path
 
 from hypothesis import strategies as st
 
-from lateack.nodes.storage import mount, nfs, nfs_calls, nfs_links, nfs_listing, nfs_replies, rpc
+from lateack.nodes.nfs import mount, nfs, nfs_calls, nfs_links, nfs_listing, nfs_replies, rpc
+from lateack.nodes.nfs.nfs_server import NfsServer
+from lateack.nodes.nfs.xdr import XdrError
 from lateack.nodes.storage.directory_store import DirectoryStore
-from lateack.nodes.storage.nfs_server import NfsServer
 from lateack.nodes.storage.store import Store
-from lateack.nodes.storage.xdr import XdrError
-from tests.nodes.storage.conversation import CREDENTIAL
+from tests.nodes.nfs.conversation import CREDENTIAL
 
 PRECIOUS = b"precious-and-named-by-nobody"
 VAULT = b"vault-of-things-apart"

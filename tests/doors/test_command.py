@@ -12,7 +12,7 @@ import pytest
 from lateack.cluster import cli
 from lateack.cluster.doors.command import DrcMode
 from lateack.cluster.doors.listening import DoorRefused, listen
-from lateack.nodes.storage.drc import Mode
+from lateack.nodes.nfs.drc import Mode
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *words: str) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from lateack.cluster.doors.connection import ANSWERS_HIGH, READ_BYTES, Connection
-from lateack.nodes.storage.rpc import RecordReader, RecordTooLong, record_mark
+from lateack.nodes.nfs.rpc import RecordReader, RecordTooLong, record_mark
 
 CALL = record_mark(4) + b"call"
 

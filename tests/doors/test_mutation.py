@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, seed, settings, strategies as st
 
-from lateack.nodes.storage import mount, nfs, rpc
-from lateack.nodes.storage.rpc import FRAGMENTS_MAX, record_mark
+from lateack.nodes.nfs import mount, nfs, rpc
+from lateack.nodes.nfs.rpc import FRAGMENTS_MAX, record_mark
 from tests.doors.door import PATIENCE_S, Caller, open_door
 from tests.doors.mutation import Grounds, Mutation, check_answer, mutated, new_server, recipes
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from lateack.nodes.storage import mount, nfs, nfs_calls, nfs_replies, rpc
-from lateack.nodes.storage.rpc import record_mark
+from lateack.nodes.nfs import mount, nfs, nfs_calls, nfs_replies, rpc
+from lateack.nodes.nfs.rpc import record_mark
 from tests.doors.door import CREDENTIAL, PATIENCE_S, ROOT, Caller, Door, open_door, write_arguments
 from tests.doors.libnfs import Libnfs
 from tests.tools import needs

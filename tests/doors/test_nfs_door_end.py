@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lateack.nodes.storage import nfs, nfs_calls, rpc
+from lateack.nodes.nfs import nfs, nfs_calls, rpc
 from tests.doors.door import Caller, open_door, write_arguments
 from tests.doors.libnfs import Libnfs
 from tests.tools import needs

@@ -8,6 +8,7 @@ from lateack.nodes.facts import Fact
 from lateack.nodes.memory.grants import GrantTable
 from lateack.nodes.memory.hypervisor import Hypervisor
 from lateack.nodes.memory.pages import HeadSlab, Memory, Page, PagePool
+from lateack.nodes.nfs.nfs_client import NfsClient
 from lateack.nodes.node import Effect, Send
 from lateack.nodes.split.netback import Vif, admit_packet
 from lateack.nodes.split.netfront import Netfront
@@ -27,7 +28,6 @@ from lateack.nodes.stack.packets import (
     pseudo_sum,
 )
 from lateack.nodes.stack.skb import SkBuff, add_frag, alloc_skb, kfree_skb, skb_put
-from lateack.nodes.storage.nfs_client import NfsClient
 from lateack.nodes.strategies.backend import BackendStrategy, DevZerocopy, TxSlot
 
 GUEST_IP, SERVER_IP = address_of("10.0.0.11"), address_of("10.0.1.1")

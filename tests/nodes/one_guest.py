@@ -10,12 +10,12 @@ from lateack.nodes.facts import Fact, LeftOver
 from lateack.nodes.guest import Guest
 from lateack.nodes.memory.pages import Memory
 from lateack.nodes.messages import Frames, Message
+from lateack.nodes.nfs.rpc_client import RpcTimeouts
 from lateack.nodes.node import Audit, Boot, CancelTimer, Effect, Event, Halt, Node, Received, Send, SetTimer, TimerFired
 from lateack.nodes.server import Server, ServerConfig
 from lateack.nodes.stack.host import HostAddress
 from lateack.nodes.stack.tcp import TcpParameters
 from lateack.nodes.storage.memory_store import MemoryStore
-from lateack.nodes.storage.rpc_client import RpcTimeouts
 from lateack.nodes.strategies.backend import DevZerocopy
 from lateack.nodes.strategies.guest import GuestStrategy, OnReply
 from tests.nodes.hand import GUEST_IP, GUEST_MAC, SERVER_IP, SERVER_MAC, facts_of

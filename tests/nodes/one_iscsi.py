@@ -1,6 +1,8 @@
 """A bare-metal host with an iSCSI initiator, and a target, in the hand: a test carries frames between them."""
 
 from lateack.nodes.facts import FileAtRest
+from lateack.nodes.iscsi.iscsi_initiator import IscsiInitiator
+from lateack.nodes.iscsi.iscsi_login import IscsiParameters
 from lateack.nodes.memory.pages import Memory
 from lateack.nodes.messages import Frames
 from lateack.nodes.metal import Metal
@@ -9,8 +11,6 @@ from lateack.nodes.server import Server, ServerConfig
 from lateack.nodes.stack.dissect import dissect
 from lateack.nodes.stack.host import HostAddress
 from lateack.nodes.stack.tcp import TcpParameters
-from lateack.nodes.storage.iscsi_initiator import IscsiInitiator
-from lateack.nodes.storage.iscsi_login import IscsiParameters
 from lateack.nodes.storage.memory_store import MemoryStore
 from lateack.nodes.strategies.guest import GuestStrategy, OnReply
 from tests.nodes import one_guest

@@ -6,6 +6,7 @@ from typing import TypeVar
 from lateack.nodes.facts import Fact, LeftOver
 from lateack.nodes.memory.pages import Memory
 from lateack.nodes.messages import Frames
+from lateack.nodes.nfs.rpc_client import RpcTimeouts
 from lateack.nodes.node import Audit, Boot, Effect, Event, Node, Received, Send, SetTimer, TimerFired
 from lateack.nodes.rdma.work import RdmaParameters
 from lateack.nodes.rdma_host import RdmaHost, RdmaHostConfig
@@ -15,7 +16,6 @@ from lateack.nodes.stack.dissect import Dissection, dissect
 from lateack.nodes.stack.host import HostAddress
 from lateack.nodes.stack.tcp import TcpParameters
 from lateack.nodes.storage.memory_store import MemoryStore
-from lateack.nodes.storage.rpc_client import RpcTimeouts
 from lateack.nodes.strategies.rdma import RdmaOnReply, RdmaStrategy
 from tests.nodes.hand import GUEST_IP, GUEST_MAC, SERVER_IP, SERVER_MAC, facts_of
 from tests.nodes.one_guest import Bytes, pattern

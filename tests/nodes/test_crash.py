@@ -7,13 +7,13 @@ import pytest
 from lateack.nodes.crash import rules_in_force
 from lateack.nodes.facts import FrameSent, ServerCrashed, ServerRestarted, WriteCompleted, WriteExecuted
 from lateack.nodes.messages import Frames, Noticed
+from lateack.nodes.nfs import nfs
+from lateack.nodes.nfs.rpc import record_mark
 from lateack.nodes.node import MS, Boot, Effect, Halt, Received, Send
 from lateack.nodes.rules import FactMatch, FrameMatch, Rule, Trigger
 from lateack.nodes.server import Server, after_crashes
-from lateack.nodes.storage import nfs
-from lateack.nodes.storage.rpc import record_mark
 from tests.nodes.hand import facts_of, messages_to
-from tests.nodes.storage.conversation import call_record, write_arguments
+from tests.nodes.nfs.conversation import call_record, write_arguments
 from tests.nodes.test_server import Client, Hand
 
 HALT = Halt(200 * MS)

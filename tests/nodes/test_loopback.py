@@ -19,9 +19,9 @@ from lateack.nodes.facts import (
     WriteExecuted,
     WriteIssued,
 )
+from lateack.nodes.nfs.rpc_client import RpcTimeouts
 from lateack.nodes.node import MS, Boot, TimerFired
 from lateack.nodes.rules import FactMatch, FrameMatch, Rule, Trigger
-from lateack.nodes.storage.rpc_client import RpcTimeouts
 from lateack.nodes.strategies import GUEST_STRATEGIES
 from tests.nodes.hand import facts_of, nfs_of
 from tests.nodes.one_guest import pattern

@@ -23,8 +23,8 @@ from lateack.nodes.facts import (
     WriteCompleted,
     WriteExecuted,
 )
+from lateack.nodes.nfs import nfs
 from lateack.nodes.rules import FrameMatch, Rule, Trigger
-from lateack.nodes.storage import nfs
 from lateack.nodes.strategies import RDMA_STRATEGIES
 from lateack.nodes.strategies.rdma import InvalidateFirst, RdmaOnReply, RdmaStrategy
 from tests.nodes.one_guest import pattern

@@ -8,8 +8,8 @@ from lateack.nodes.facts import (
     WriteExecuted,
     WriteIssued,
 )
+from lateack.nodes.iscsi.iscsi_login import IscsiParameters
 from lateack.nodes.rules import FactMatch, Rule, Trigger
-from lateack.nodes.storage.iscsi_login import IscsiParameters
 from tests.nodes.one_guest import pattern
 from tests.nodes.one_iscsi import Hand
 

@@ -18,7 +18,10 @@ from lateack.nodes.facts import (
 )
 from lateack.nodes.memory.pages import HeadSlab, Memory, PagePool
 from lateack.nodes.messages import Frames, Notify
-from lateack.nodes.nfs_service import NfsService
+from lateack.nodes.nfs import nfs, nfs_calls, nfs_replies
+from lateack.nodes.nfs.drc_ganesha import GaneshaRequestCache
+from lateack.nodes.nfs.nfs_service import NfsService
+from lateack.nodes.nfs.rpc import RecordReader, decode_reply, record_mark
 from lateack.nodes.node import MS, Audit, Boot, Effect, Event, Received, SetTimer, TimerFired
 from lateack.nodes.rules import Rule
 from lateack.nodes.server import Server, ServerConfig
@@ -28,12 +31,9 @@ from lateack.nodes.stack.packets import digest_of
 from lateack.nodes.stack.tcp import CLOSED, ESTABLISHED, TcpParameters, TcpSocket
 from lateack.nodes.stack.tcp_output import tcp_sendmsg
 from lateack.nodes.stack.udp import udp_sendmsg
-from lateack.nodes.storage import nfs, nfs_calls, nfs_replies
-from lateack.nodes.storage.drc_ganesha import GaneshaRequestCache
 from lateack.nodes.storage.memory_store import MemoryStore
-from lateack.nodes.storage.rpc import RecordReader, decode_reply, record_mark
 from tests.nodes.hand import GUEST_IP, GUEST_MAC, SERVER_IP, SERVER_MAC, facts_of, messages_to, udp_frame
-from tests.nodes.storage.conversation import call_record, write_arguments
+from tests.nodes.nfs.conversation import call_record, write_arguments
 
 OTHER_IP, OTHER_MAC = GUEST_IP + 1, bytes.fromhex("00163e000002")
 F = TypeVar("F", bound=Fact)

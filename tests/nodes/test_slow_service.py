@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from lateack.nodes import nfs_service
 from lateack.nodes.facts import DuplicateCall, FileAtRest, WriteExecuted
+from lateack.nodes.nfs import nfs, nfs_service
+from lateack.nodes.nfs.drc_ganesha import GaneshaRequestCache
+from lateack.nodes.nfs.rpc import decode_reply
 from lateack.nodes.node import MS, Audit, Boot, SetTimer, TimerFired
 from lateack.nodes.server import Server
 from lateack.nodes.stack.udp import udp_sendmsg
-from lateack.nodes.storage import nfs
-from lateack.nodes.storage.drc_ganesha import GaneshaRequestCache
-from lateack.nodes.storage.rpc import decode_reply
 from tests.nodes.hand import SERVER_IP, facts_of
-from tests.nodes.storage.conversation import call_record, write_arguments
+from tests.nodes.nfs.conversation import call_record, write_arguments
 from tests.nodes.test_server import Client, Hand
 
 

@@ -5,8 +5,8 @@ import contextlib
 import pytest
 from hypothesis import given, strategies as st
 
+from lateack.nodes.nfs.xdr import XdrError
 from lateack.nodes.rdma.rpc_rdma import ReadChunk, decode_header, encode_header
-from lateack.nodes.storage.xdr import XdrError
 
 CHUNK = ReadChunk(148, 0x300, 4096, 63 << 12)
 

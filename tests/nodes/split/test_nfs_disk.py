@@ -2,9 +2,9 @@
 
 from lateack.nodes.facts import CopyFailed, VbdDisabled, VbdDisconnected, WriteCompleted, WriteIssued
 from lateack.nodes.messages import Xenbus
+from lateack.nodes.nfs.rpc_client import RpcTimeouts
 from lateack.nodes.node import Received, TimerFired
 from lateack.nodes.split.xenbus import CLOSING, INITIALISED
-from lateack.nodes.storage.rpc_client import RpcTimeouts
 from lateack.nodes.strategies.guest import FragDestructors
 from tests.nodes.one_block import Block
 from tests.nodes.one_guest import pattern

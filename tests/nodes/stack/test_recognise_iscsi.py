@@ -3,11 +3,11 @@
 import pytest
 from hypothesis import given, strategies as st
 
+from lateack.nodes.iscsi import iscsi_pdus, scsi
+from lateack.nodes.iscsi.iscsi import FINAL, READS, WRITES
+from lateack.nodes.iscsi.iscsi_pdus import Numbers
 from lateack.nodes.stack.recognise import MESSAGES, UNNAMED, recogniser_of
 from lateack.nodes.stack.recognise_iscsi import NAMES
-from lateack.nodes.storage import iscsi_pdus, scsi
-from lateack.nodes.storage.iscsi import FINAL, READS, WRITES
-from lateack.nodes.storage.iscsi_pdus import Numbers
 
 NUMBERS = Numbers(1, 2, 3)
 

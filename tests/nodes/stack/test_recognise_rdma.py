@@ -2,13 +2,13 @@
 
 import pytest
 
+from lateack.nodes.nfs.rpc import AUTH_NONE_CREDENTIAL, encode_call, encode_success
 from lateack.nodes.rdma import connection, packets
 from lateack.nodes.rdma.connection import ConnectionMessage
 from lateack.nodes.rdma.packets import acknowledgement, encode
 from lateack.nodes.rdma.rpc_rdma import ReadChunk, encode_header
 from lateack.nodes.stack.dissect import Dissection, dissect
 from lateack.nodes.stack.recognise import MESSAGES
-from lateack.nodes.storage.rpc import AUTH_NONE_CREDENTIAL, encode_call, encode_success
 from tests.nodes.rdma.two_adapters import HERE, THERE
 
 CALL = encode_call(77, 100003, 3, 7, AUTH_NONE_CREDENTIAL)

@@ -2,9 +2,9 @@
 
 import pytest
 
+from lateack.nodes.replication import ceph_messages, drbd_packets
+from lateack.nodes.replication.drbd_packets import Block
 from lateack.nodes.stack.recognise import MESSAGES, recogniser_of
-from lateack.nodes.storage import ceph_messages, drbd_packets
-from lateack.nodes.storage.drbd_packets import Block
 
 BLOCK = Block(0, 0x77, 0, None, b"x")
 FRONT = ceph_messages.write_request(b"f", 0, 1, attempt=0)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from lateack.nodes.storage import nfs
+from lateack.nodes.nfs import nfs
+from lateack.nodes.nfs.nfs import NfsError
 from lateack.nodes.storage.directory_store import DirectoryStore
-from lateack.nodes.storage.nfs import NfsError
 
 
 def test_a_handle_outlives_the_server(tmp_path: Path) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from lateack.nodes.storage import nfs
+from lateack.nodes.nfs import nfs
+from lateack.nodes.nfs.nfs import NfsError
 from lateack.nodes.storage.file_status import attributes_of, set_owner_and_times
-from lateack.nodes.storage.nfs import NfsError
 
 
 def test_a_file_is_told_as_it_is(tmp_path: Path) -> None:

@@ -6,9 +6,9 @@ import copy
 
 import pytest
 
-from lateack.nodes.storage import nfs
+from lateack.nodes.nfs import nfs
+from lateack.nodes.nfs.nfs import NfsError
 from lateack.nodes.storage.memory_store import FILES_MAX, MemoryStore
-from lateack.nodes.storage.nfs import NfsError
 
 
 def test_a_full_store_takes_no_more() -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from lateack.nodes.storage import nfs
+from lateack.nodes.nfs import nfs
+from lateack.nodes.nfs.nfs import NfsError
 from lateack.nodes.storage.mirror_store import MirrorStore
-from lateack.nodes.storage.nfs import NfsError
 
 
 def test_the_real_directory_follows(tmp_path: Path) -> None:

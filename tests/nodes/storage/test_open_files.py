@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from lateack.nodes.nfs.nfs import NFS3ERR_STALE, NfsError
 from lateack.nodes.storage.directory_store import DirectoryStore
-from lateack.nodes.storage.nfs import NFS3ERR_STALE, NfsError
 from lateack.nodes.storage.open_files import OPEN_FILES_MAX, OpenFiles, Place
 
 

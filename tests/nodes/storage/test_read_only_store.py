@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from lateack.nodes.storage import nfs, nfs_calls, nfs_links, nfs_replies
+from lateack.nodes.nfs import nfs, nfs_calls, nfs_links, nfs_replies
+from lateack.nodes.nfs.nfs_server import NfsServer
 from lateack.nodes.storage.memory_store import MemoryStore
-from lateack.nodes.storage.nfs_server import NfsServer
 from lateack.nodes.storage.read_only_store import ReadOnlyStore
-from tests.nodes.storage.conversation import Conversation, write_arguments
+from tests.nodes.nfs.conversation import Conversation, write_arguments
 
 ROOT_EMPTIED = nfs.SetAttributes(size=0)
 

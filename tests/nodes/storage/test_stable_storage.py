@@ -13,7 +13,7 @@ import pytest
 
 PROGRAM = """
 import os, sys
-from lateack.nodes.storage import nfs
+from lateack.nodes.nfs import nfs
 from lateack.nodes.storage.directory_store import DirectoryStore
 
 store = DirectoryStore(sys.argv[1])

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from lateack.nodes.storage import nfs
-from lateack.nodes.storage.nfs import NfsError
+from lateack.nodes.nfs import nfs
+from lateack.nodes.nfs.nfs import NfsError
 from lateack.nodes.storage.store import Store, make_handle, parse_handle
 
 ESCAPES = [b"..", b".", b"../x", b"/etc/passwd", b"a/b", b"nul\0", b"", b"n" * 256]

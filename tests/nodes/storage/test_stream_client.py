@@ -9,7 +9,7 @@ from lateack.nodes.stack.packets import parse
 from lateack.nodes.stack.tcp import CLOSED
 from lateack.nodes.storage.stream_client import ByteStream
 from tests.nodes.one_guest import pattern
-from tests.nodes.storage.replicated import Pair
+from tests.nodes.replication.replicated import Pair
 
 PROTOCOLS = ("drbd", "ceph", "iscsi")
 

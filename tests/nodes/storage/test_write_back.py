@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 from hypothesis import given, strategies as st
 
-from lateack.nodes.storage import nfs, nfs_calls
+from lateack.nodes.nfs import nfs, nfs_calls
+from lateack.nodes.nfs.nfs import NfsError
+from lateack.nodes.nfs.nfs_server import NfsServer
 from lateack.nodes.storage.directory_store import DirectoryStore
 from lateack.nodes.storage.memory_store import MemoryStore
-from lateack.nodes.storage.nfs import NfsError
-from lateack.nodes.storage.nfs_server import NfsServer
 from lateack.nodes.storage.store import Store
 from lateack.nodes.storage.write_back import DirtyFile, WriteBackStore
-from tests.nodes.storage.conversation import Conversation
+from tests.nodes.nfs.conversation import Conversation
 
 STABILITIES = (nfs.UNSTABLE, nfs.DATA_SYNC, nfs.FILE_SYNC)
 
@@ -204,10 +204,10 @@ def test_a_stable_write_takes_the_unstable_ones_of_its_file_along() -> None:
 
 KILLED = """
 import os, signal, sys
-from lateack.nodes.storage import nfs
+from lateack.nodes.nfs import nfs
 from lateack.nodes.storage.directory_store import DirectoryStore
-from lateack.nodes.storage.nfs_server import NfsServer
-from tests.nodes.storage.conversation import Conversation
+from lateack.nodes.nfs.nfs_server import NfsServer
+from tests.nodes.nfs.conversation import Conversation
 
 client = Conversation(NfsServer(DirectoryStore(sys.argv[1]), b"verifier", write_back=True))
 for stable in (nfs.UNSTABLE, nfs.DATA_SYNC, nfs.FILE_SYNC):
