@@ -4,19 +4,24 @@ from collections.abc import Iterator
 from typing import Final
 
 from lateack.nodes.facts import Connected, Reconnecting
-from lateack.nodes.node import Effect, Time
+from lateack.nodes.node import Effect, S, Time
 from lateack.nodes.rdma import connection
 from lateack.nodes.rdma.adapter import Adapter
 from lateack.nodes.rdma.connection import CM_RETRIES, CM_TIMEOUT, ConnectionMessage
 from lateack.nodes.rdma.packets import PSN_MASK, flow_of, source_port_of
 from lateack.nodes.rdma.queue_pair import ERROR, QueuePair
-from lateack.nodes.rdma.work import Failed, Outcome
+from lateack.nodes.rdma.work import Failed, Incoming, Outcome
 from lateack.nodes.stack.host import HostAddress
 
-CLOSED, CONNECTING, CONNECTED, DISCONNECTING = "closed", "connecting", "connected", "disconnecting"
+CLOSED, CONNECTING, CONNECTED, DISCONNECTING, WAITING = (
+    "closed", "connecting", "connected", "disconnecting", "waiting",
+)  # fmt: skip
 
 PSN_STEP: Final = 0x1_0000
 """Between the first PSNs of two connections."""
+REESTABLISH_FIRST: Final = 5 * S
+REESTABLISH_MAX: Final = 30 * S
+"""How long a client waits whose connections fail one after the other (RPCRDMA_INIT_REEST_TO, RPCRDMA_MAX_REEST_TO)."""
 
 
 class Connector:
@@ -24,7 +29,7 @@ class Connector:
 
     __slots__ = (
         "adapter", "deadline", "effects", "established", "first_psn", "local", "pair", "reason", "remote", "server",
-        "state", "tries",
+        "state", "tries", "wait",
     )  # fmt: skip
 
     def __init__(self, adapter: Adapter, server: HostAddress, *, first_psn: int) -> None:
@@ -38,6 +43,7 @@ class Connector:
         self.local = self.remote = 0
         self.deadline: Time | None = None
         self.tries = 0
+        self.wait: Time = 0
         self.established = False
         self.reason = ""
 
@@ -51,7 +57,7 @@ class Connector:
 
     def busy(self) -> bool:
         """Say whether something is under way that has to end before the connection may."""
-        return self.state == CONNECTING or (self.pair is not None and self.pair.pending() > 0)
+        return self.state in (CONNECTING, WAITING) or (self.pair is not None and self.pair.pending() > 0)
 
     def disconnected(self, now: Time) -> bool:
         """Disconnect, if that was not begun; say whether it is done."""
@@ -73,6 +79,8 @@ class Connector:
             happened, adapter.happened = adapter.happened, []
             for pair, outcome in happened:
                 if not isinstance(outcome, Failed):
+                    if pair is self.pair and isinstance(outcome, Incoming):
+                        self.wait = 0  # this connection is of use
                     yield pair, outcome
                 elif pair is self.pair:
                     self._failed(pair, outcome.reason, now)
@@ -80,6 +88,9 @@ class Connector:
     def timed_out(self, now: Time) -> None:
         """A message of the connection manager was not answered: send it again, or give up."""
         if self.deadline is None or now < self.deadline:
+            return
+        if self.state == WAITING:
+            self._reconnect("the connection before it failed, too", now)
             return
         if self.tries <= CM_RETRIES:
             self._ask(now)
@@ -148,14 +159,26 @@ class Connector:
         self.effects.append(Connected(pair.route.flow))
 
     def _failed(self, pair: QueuePair, reason: str, now: Time) -> None:
-        """The queue pair is of no use any more: tell the server, and connect anew."""
+        """The queue pair is of no use any more: tell the server, and connect anew.
+
+        At once, unless nothing came of the connection: then after a while, which doubles each time.
+        """
         assert pair.state == ERROR
         closing = self.state == DISCONNECTING
         self._send(ConnectionMessage(connection.DISCONNECT_REQUEST, self.local, self.remote, pair.route.target_qp))
         self._gone()
-        if not closing:
-            self.effects.append(Reconnecting(source_port_of(self.adapter.next_qpn), reason))
-            self.connect(now)
+        if closing:
+            return
+        if self.wait:
+            self.state = WAITING
+            self.deadline = now + self.wait
+        else:
+            self._reconnect(reason, now)
+        self.wait = min(2 * self.wait, REESTABLISH_MAX) or REESTABLISH_FIRST
+
+    def _reconnect(self, reason: str, now: Time) -> None:
+        self.effects.append(Reconnecting(source_port_of(self.adapter.next_qpn), reason))
+        self.connect(now)
 
     def _gone(self) -> None:
         assert self.pair is not None

@@ -1,5 +1,6 @@
 """Claims about hosts with RDMA adapters: what is safe is so in every weather, and a real sniffer reads every packet."""
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,15 @@ from lateack.cluster.experiment import run_experiment
 from lateack.cluster.mistakes import Source
 from lateack.cluster.scenario import Scenario, ScenarioError, from_raw, load
 from lateack.cluster.topology import Topology
-from lateack.nodes.facts import CopyFinished, FrameSent, MemoryInvalidated, MemoryRegistered, WriteCompleted
+from lateack.nodes.facts import (
+    CopyFinished,
+    FrameSent,
+    MemoryInvalidated,
+    MemoryRegistered,
+    Reconnecting,
+    WriteCompleted,
+)
+from lateack.nodes.node import S
 from lateack.nodes.rdma.connection import CONNECT_REPLY, CONNECT_REQUEST, READY_TO_USE
 from lateack.nodes.storage.memory_store import MemoryStore
 from tests.cluster.carried import ran
@@ -154,3 +163,17 @@ def test_wireshark_reads_every_packet(story: str, guest: str, tmp_path: Path) ->
     mine = tshark(path, "ip.src == 10.0.0.11 && infiniband.bth.destqp != 1", "infiniband.bth.psn")
     left = {fact.seq >> 12 for _, _, node, fact in trace.of_type(FrameSent) if node == "guest1"}
     assert {int(psn) & 0xFFFFF for [psn] in mine} >= left
+
+
+def test_a_client_whose_connections_keep_failing_waits_longer_and_longer() -> None:
+    """Patience shorter than the round trip fails every connection: it tries at once, then after 5, 10, 20, 30 s."""
+    raw = {
+        "story": "impatient", "kind": "rdma", "limits": {"duration_s": 120},
+        "links": {"to_server": {"delay_us": 50_000}}, "rdma": {"ack_timeout_ms": 10, "retries": 1},
+        "workload": {"bytes": 4096, "write_size": 4096, "buffers": 1},
+    }  # fmt: skip
+
+    trace = run_experiment(from_raw(raw, Source("here"), [], {}), "virtual").trace
+
+    tries = [at for at, _, _, _ in trace.of_type(Reconnecting)]
+    assert [round((later - sooner) / S) for sooner, later in pairwise(tries)] == [5, 10, 20, 30, 30]
