@@ -66,7 +66,7 @@ $(FAST_READY): $(READY) setup.py $(shell find $(PARTS) -name '*.py' -o -name '*.
 	    sys.exit(not (compiler and os.path.isfile(get_path("include") + "/Python.h")))' || { echo \
 	    "make fast needs a C compiler and the headers of '$(PYTHON)': install gcc and python3-dev, or do without;" \
 	    "everything works as it is, at two thirds of the speed." >&2; exit 1; }
-	@echo "Compiling the machines into $(FAST): about three minutes."
+	@echo "Compiling the machines into $(FAST): about five minutes."
 	@rm -rf $(FAST) && mkdir -p $(FAST)/source
 	@cp -R pyproject.toml setup.py README.md LICENSE $(PARTS) $(FAST)/source
 	@cd $(FAST)/source && LATEACK_COMPILE=1 ../../$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps \
