@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 from lateack.nodes.application import COPY_ON_WRITE, IN_PLACE, REALLOCATED, Copier, Source, frames_needed
 from lateack.nodes.chatter import DatagramOrder, chatters_of, frames_of
-from lateack.nodes.facts import Counted, LeftOver, WriteCompleted
+from lateack.nodes.copying import copy_on
+from lateack.nodes.facts import Counted, LeftOver
 from lateack.nodes.gates import Gates, Switch
 from lateack.nodes.iscsi import iscsi
 from lateack.nodes.iscsi.iscsi_initiator import IscsiInitiator
@@ -230,22 +231,9 @@ class Client:
     # --- the application ----------------------------------------------------------------------------------------------
 
     def _run_application(self, now: Time) -> None:
-        """Each finished write frees its buffer, the buffer takes the next bytes, and they are written."""
-        copier = self.copier
+        """What has completed is the application's again."""
         completed, self.completed = self.completed, []
-        for write in completed:
-            if not write.aborted:
-                self.effects.append(
-                    WriteCompleted(write.xid, copier.file, write.offset, write.count, now - write.issued_at)
-                )
-            if self.scribbler.waiting_for:
-                self.scribbler.written(write)
-            if not copier.over and copier.refill(write.buffer):
-                self.remote.write(write.buffer, now)
-        for buffer in copier.next_pass():
-            self.remote.write(buffer, now)
-        if copier.finished() and not self.remote.finishing and not copier.over:
-            self.remote.finish(now)
+        copy_on(completed, self.scribbler, now)
 
     # --- events from below --------------------------------------------------------------------------------------------
 

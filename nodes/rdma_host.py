@@ -9,7 +9,8 @@ given up. The adapter reads a buffer whenever it sends, or sends again, or the s
 from collections.abc import Sequence
 
 from lateack.nodes.application import REALLOCATED, Copier, Source, frames_needed
-from lateack.nodes.facts import Counted, LeftOver, WriteCompleted
+from lateack.nodes.copying import copy_on
+from lateack.nodes.facts import Counted, LeftOver
 from lateack.nodes.gates import Gates, QueueGate, Switch
 from lateack.nodes.memory.pages import Memory, PagePool
 from lateack.nodes.messages import Frames, Message, Noticed
@@ -196,21 +197,9 @@ class RdmaHost:
             self._run_application(now)
 
     def _run_application(self, now: Time) -> None:
-        """Each finished write frees its buffer, the buffer takes the next bytes, and they are written."""
-        copier = self.copier
+        """What has completed is the application's again."""
         completed, self.completed = self.completed, []
-        for write in completed:
-            if not write.aborted:
-                latency = now - write.issued_at
-                self.effects.append(WriteCompleted(write.xid, copier.file, write.offset, write.count, latency))
-            if self.scribbler.waiting_for:
-                self.scribbler.written(write)
-            if not copier.over and copier.refill(write.buffer):
-                self.remote.write(write.buffer, now)
-        for buffer in copier.next_pass():
-            self.remote.write(buffer, now)
-        if copier.finished() and not self.remote.finishing and not copier.over:
-            self.remote.finish(now)
+        copy_on(completed, self.scribbler, now)
 
     def _follow_own_facts(self, now: Time) -> None:
         """Rules may wait for what this very machine records; what they do may record more."""
